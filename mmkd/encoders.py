@@ -1,0 +1,228 @@
+"""A CLIP with its own preprocessing and tokenizer: the same for teacher, student and baseline."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xxhash
+from torch import Tensor
+
+from mmkd.embeddings import TeacherSpec
+from mmkd.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+    from transformers import CLIPModel
+
+
+@dataclass(frozen=True)
+class PairEncoder:
+    """Images and texts in, vectors of one joint space out.
+
+    Attributes:
+        model: the CLIP, in evaluation mode on ``device``.
+        image_processor: the model's own preprocessing.
+        tokenizer: the model's own tokenizer.
+        spec: what identifies the encoder.
+    """
+
+    model: "CLIPModel"
+    image_processor: Any
+    tokenizer: Any
+    spec: TeacherSpec
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def preprocess(self, images: "Sequence[Image]") -> Tensor:
+        """Pixels as the model was trained on: float32 (B, 3, S, S)."""
+        pixels: Tensor = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def tokenize(self, texts: "Sequence[str]") -> dict[str, Tensor]:
+        """``input_ids`` and ``attention_mask``, int64 (B, L), padded to the longest text of the batch."""
+        return tokenize(self.tokenizer, texts, self.model.config.text_config.max_position_embeddings)
+
+    @torch.inference_mode()
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Unnormalised image embeddings, float32 (B, D), on the CPU."""
+        inputs = pixels.to(self.device, self.model.dtype)
+        return self.model.get_image_features(pixel_values=inputs).pooler_output.float().cpu()
+
+    def encode_images(self, images: "Sequence[Image]") -> Tensor:
+        """Unnormalised image embeddings, float32 (B, D), on the CPU."""
+        return self.encode_pixels(self.preprocess(images))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: "Sequence[str]") -> Tensor:
+        """Unnormalised text embeddings, float32 (B, D), on the CPU."""
+        inputs = {name: tensor.to(self.device) for name, tensor in self.tokenize(texts).items()}
+        return self.model.get_text_features(**inputs).pooler_output.float().cpu()
+
+
+def tokenize(tokenizer: Any, texts: "Sequence[str]", max_length: int) -> dict[str, Tensor]:
+    """Token ids padded to the batch's longest text.
+
+    Under CLIP's causal mask with EOS pooling this gives the same embeddings as padding to ``max_length``.
+    """
+    batch = tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+
+def default_device() -> torch.device:
+    """The accelerator where there is one, else the CPU."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def load_encoder(
+    model: str | Path, *, revision: str | None = None, device: torch.device | None = None, dtype: str = "float32"
+) -> PairEncoder:
+    """Load any Hugging Face CLIP by hub id or folder.
+
+    Args:
+        model: hub id (``openai/clip-vit-base-patch32``) or a folder written by ``save_pretrained``.
+        revision: branch, tag or commit on the Hub.
+        device: where to put it; default: the accelerator where there is one.
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+
+    Raises:
+        ModelError: there is no such model, the Hub cannot be reached, or it is not a CLIP.
+    """
+    from transformers import CLIPModel
+
+    folder = resolve_model(model, revision=revision)
+    config = read_clip_config(folder, name=str(model))
+    try:
+        clip = CLIPModel.from_pretrained(
+            folder, config=config, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"cannot load the weights of {model}: {_first_line(error)}") from error
+    image_processor, tokenizer = load_processors(folder, name=str(model))
+    clip.eval().requires_grad_(False).to(device or default_device())
+    spec = TeacherSpec(
+        model=_model_name(model),
+        revision=_revision_of(folder, model),
+        weights_hash=hash_weights(folder),
+        preprocess_hash=_hash_json(image_processor.to_dict()),
+        tokenizer_hash=hash_tokenizer(tokenizer),
+        dim=config.projection_dim,
+        logit_scale=float(clip.logit_scale.float().exp()),
+        layers=(config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers),
+    )
+    return PairEncoder(clip, image_processor, tokenizer, spec)
+
+
+def resolve_model(model: str | Path, *, revision: str | None = None) -> Path:
+    """Folder that holds the model's files, downloaded from the Hub where ``model`` is a hub id.
+
+    Raises:
+        ModelError: no such folder, no such repository, or the Hub cannot be reached.
+    """
+    path = Path(model)
+    if path.is_dir():
+        if revision is not None:
+            raise ModelError(f"--revision {revision} was given, but {model} is a folder; leave it out")
+        return path
+    if path.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") > 1:
+        raise ModelError(f"no folder {model}; expected a Hugging Face id or a folder written by save_pretrained")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                str(model),
+                revision=revision,
+                allow_patterns=["*.json", "*.safetensors", "merges.txt", "vocab.txt"],
+            )
+        )
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{model} is neither a folder nor in the local Hub cache, and the Hugging Face Hub cannot be "
+            "reached; check the name and the network, or pass a folder"
+        ) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(f"cannot fetch {model} from the Hugging Face Hub: {_first_line(error)}") from error
+
+
+def read_clip_config(folder: Path, *, name: str) -> Any:
+    """The model's ``CLIPConfig``.
+
+    Raises:
+        ModelError: there is no config, or it is another kind of model's.
+    """
+    from transformers import CLIPConfig
+
+    file = folder / "config.json"
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        model_type = raw.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{name} holds no readable config.json; expected a CLIP as transformers saves it") from error
+    if model_type != "clip":
+        raise ModelError(f"{name} is a {model_type!r} model; expected a CLIP (model_type 'clip')")
+    return CLIPConfig.from_pretrained(folder)
+
+
+def load_processors(folder: Path, *, name: str) -> tuple[Any, Any]:
+    """The model's own image processor (Pillow's resampling, which is OpenAI's) and tokenizer.
+
+    Raises:
+        ModelError: either is missing.
+    """
+    from transformers import AutoTokenizer, CLIPImageProcessorPil
+
+    try:
+        image_processor = CLIPImageProcessorPil.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{name} lacks its image processor or tokenizer: {_first_line(error)}") from error
+    return image_processor, tokenizer
+
+
+def hash_weights(folder: Path) -> str:
+    """xxh3_128 over the folder's safetensors files, by name.
+
+    Raises:
+        ModelError: there is none (pickled weights are never read).
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(f"{folder} holds no .safetensors weights; expected model.safetensors (pickles are not read)")
+    digest = xxhash.xxh3_128()
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_tokenizer(tokenizer: Any) -> str:
+    """xxh3_128 of the whole fast tokenizer: vocabulary, merges and normalisation."""
+    return xxhash.xxh3_128_hexdigest(tokenizer.backend_tokenizer.to_str().encode())
+
+
+def _hash_json(value: Any) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True, default=str).encode())
+
+
+def _model_name(model: str | Path) -> str:
+    path = Path(model)
+    return str(path.resolve()) if path.is_dir() else str(model)
+
+
+def _revision_of(folder: Path, model: str | Path) -> str | None:
+    # A Hub snapshot's folder is named by its commit.
+    return None if Path(model).is_dir() else folder.name
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

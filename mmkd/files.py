@@ -1,0 +1,92 @@
+"""A file or folder appears whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmkd.errors import MmkdError
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _temporary(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; on success it is synced and renamed, on any error removed."""
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _fsync(temporary)
+        temporary.replace(path)
+        _fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``; on success every file is synced and the folder renamed.
+
+    An older folder at ``path`` is replaced.
+    """
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _fsync(file)
+        if path.exists():
+            old = _temporary(path).with_suffix(".old")
+            path.rename(old)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+        _fsync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path``, whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as readable JSON with sorted keys, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, *, limit: int = 256 << 20) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        MmkdError: the file is missing, larger than ``limit`` bytes, or holds no JSON object.
+    """
+    try:
+        if path.stat().st_size > limit:
+            raise MmkdError(f"{path} is larger than the {limit:,} bytes that such a file may have")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MmkdError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise MmkdError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise MmkdError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    return value
