@@ -1,0 +1,1 @@
+"""mmkd: make a CLIP smaller."""
