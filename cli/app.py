@@ -1,0 +1,134 @@
+"""The command line: one file a command, wired together here."""
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+
+from mmkd.cli.console import process_rank
+from mmkd.cli.options import Debug
+from mmkd.errors import MmkdError
+
+app = typer.Typer(
+    name="mmkd",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help is drawn in half the time,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+evaluate = typer.Typer(no_args_is_help=True, help="Judge a student beside its teacher, against chance.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"mmkd {version('mmkd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and leave.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a CLIP smaller: cache a teacher once, distil half-depth students against it, judge them honestly.
+
+    \b
+    Each command takes what the one before wrote:
+      mmkd cache-teacher
+      accelerate launch mmkd train --kd mse+cos
+      mmkd eval zero-shot
+      mmkd eval bias
+
+    \b
+    No model or data at hand? The whole of it offline, in minutes:
+      mmkd demo
+    """
+
+
+def _register(target: typer.Typer, name: str, module: str, function: str) -> None:
+    if find_spec(module):
+        target.command(name)(getattr(import_module(module), function))
+
+
+_register(app, "cache-teacher", "mmkd.cli.cache_teacher", "cache_teacher")
+_register(app, "train", "mmkd.cli.train", "train")
+_register(evaluate, "zero-shot", "mmkd.cli.eval_zero_shot", "zero_shot")
+_register(evaluate, "bias", "mmkd.cli.eval_bias", "bias")
+app.add_typer(evaluate, name="eval")
+_register(app, "demo", "mmkd.cli.demo", "demo")
+
+
+def run(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process: 0 done, 1 failed, 2 wrong option, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("MMKD_DEBUG", "0") not in {"", "0"}
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not debug and not os.environ.get("MMKD_VERBOSE"):
+        from mmkd.cli.quiet import hush
+
+        hush()
+    sys.exit(_guarded(lambda: app(arguments, prog_name="mmkd", standalone_mode=False), debug=debug))
+
+
+def _guarded(command: Callable[[], Any], *, debug: bool) -> int:
+    try:
+        code = command()
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(*_explain(error))
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """One line for a person, and the exit code."""
+    text = str(error)
+    if isinstance(error, MmkdError):
+        return _innermost(text), 1
+    if hasattr(error, "format_message"):  # Typer's own: a wrong option, a missing argument
+        return _usage(error), 2
+    if getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "No space left on device" in text:
+        where = getattr(error, "filename", None)
+        return (
+            f"the disk is full{f' (writing {where})' if where else ''}; free some space and run this again",
+            1,
+        )
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}", 1
+    what = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"{what} · run again with --debug for the traceback; please report it", 1
+
+
+def _innermost(text: str) -> str:
+    # A DataLoader worker wraps the message in its traceback, whose last line is the message.
+    if "Original Traceback" in text:
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return text
+
+
+def _usage(error: Any) -> str:
+    message = error.format_message().rstrip(".")
+    path = error.ctx.command_path if getattr(error, "ctx", None) else "mmkd"
+    # Without arguments the help was printed already, and there is nothing to add.
+    return f"{message} ({path} --help)" if message else ""
+
+
+def _fail(message: str, code: int) -> int:
+    rank = process_rank()
+    who = f"mmkd (process {rank})" if rank else "mmkd"
+    if message:
+        print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
+    return code
