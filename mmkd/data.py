@@ -1,0 +1,334 @@
+"""Pairs of an image and its captions, from any data set that ``datasets`` can open."""
+
+import bisect
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+
+from mmkd.errors import ConfigError, DataError
+from mmkd.sources import (
+    absolute_spec,
+    base_folder,
+    cast_to_bytes,
+    check_column,
+    choose_image_column,
+    open_table,
+    short_spec,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+CAPTION_NAMES = (
+    "caption",
+    "captions",
+    "text",
+    "txt",
+    "texts",
+    "sentence",
+    "sentences",
+    "description",
+    "title",
+)
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "cls")
+KEY_NAMES = ("key", "id", "url", "file_name", "filename", "path", "image_id", "license")
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where pairs come from, as a manifest records it; ``None`` means: guess.
+
+    Attributes:
+        spec: hub id, file, glob or folder.
+        split: the split's name.
+        image_column: the column of images.
+        caption_column: the column of captions or, with ``template``, of labels.
+        template: what a label's class name is put into; None where the column holds captions.
+    """
+
+    spec: str
+    split: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    template: str | None = None
+
+    def to_json(self) -> dict[str, str | None]:
+        """As a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "DataSource":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            DataError: a key is unknown, missing, or of the wrong type.
+        """
+        names = {field.name for field in fields(cls)}
+        wrong = [k for k in value if k not in names or not (value[k] is None or isinstance(value[k], str))]
+        if wrong or not isinstance(value.get("spec"), str):
+            raise DataError(
+                f"found the data source {value}; expected strings or null for {', '.join(sorted(names))}"
+            )
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One image with all its captions; blank captions are left out, so there may be none.
+
+    Attributes:
+        image: the encoded image; empty where the data has none or its file is missing.
+        captions: the captions that hold more than white space.
+    """
+
+    image: bytes
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One opened source: its rows and how to read a pair from them."""
+
+    rows: "Dataset"
+    source: DataSource
+    folder: Path | None
+    names: tuple[str, ...] | None  # class names, where captions are made from labels
+
+    def image(self, row: dict[str, Any]) -> bytes:
+        return _image_bytes(row[str(self.source.image_column)], self.folder)
+
+    def captions(self, value: Any) -> tuple[str, ...]:
+        if self.names is not None and self.source.template is not None:
+            known = isinstance(value, int) and 0 <= value < len(self.names)
+            return (self.source.template.replace("{}", self.names[value]),) if known else ()
+        texts = (value,) if isinstance(value, str) else value or ()
+        return tuple(text for text in texts if isinstance(text, str) and text.strip())
+
+    def describe(self) -> str:
+        source = self.source
+        made = f'"{source.template}" with the name of ' if source.template else ""
+        return (
+            f"{short_spec(source.spec)} · {source.split} · {len(self.rows):,} pairs · "
+            f"image: {source.image_column} · caption: {made}{source.caption_column}"
+        )
+
+    def caption_values(self) -> Iterable[Any]:
+        for batch in self.rows.select_columns([str(self.source.caption_column)]).iter(batch_size=10_000):
+            yield from batch[str(self.source.caption_column)]
+
+
+class PairDataset:
+    """Map-style pairs of one or several sources, joined in order; cheap to send to worker processes.
+
+    Attributes:
+        sources: the sources with every guess resolved.
+    """
+
+    def __init__(self, tables: Sequence[_Table], limit: int | None = None) -> None:
+        self._tables = tuple(tables)
+        self._ends = list(accumulate(len(table.rows) for table in tables))
+        self._length = self._ends[-1] if limit is None else min(limit, self._ends[-1])
+        self.sources = [table.source for table in tables]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, row: int) -> Pair:
+        if not 0 <= row < self._length:
+            raise IndexError(f"row {row} of {self._length}")
+        which = bisect.bisect_right(self._ends, row)
+        table = self._tables[which]
+        values = table.rows[row - (self._ends[which - 1] if which else 0)]
+        return Pair(table.image(values), table.captions(values[str(table.source.caption_column)]))
+
+    @property
+    def max_captions(self) -> int:
+        """The largest number of captions that any row of any source has, blank ones included."""
+        return max(_longest_list(table) for table in self._tables)
+
+    def describe(self) -> list[str]:
+        """One line for each source: what it is and what was guessed."""
+        return [table.describe() for table in self._tables]
+
+
+class LabelledDataset:
+    """Map-style images with a class each, for zero-shot evaluation.
+
+    Attributes:
+        name: the last part of the spec, without suffix.
+        class_names: names by label; empty where the data holds bare integers.
+        source: the source with every guess resolved; ``caption_column`` is the label's.
+    """
+
+    def __init__(self, table: _Table, label_numbers: dict[str, int] | None) -> None:
+        self._table = table
+        self._label_numbers = label_numbers
+        self.source = table.source
+        self.class_names = table.names or ()
+        self.name = Path(table.source.spec.partition(":")[0]).name.partition(".")[0]
+
+    def __len__(self) -> int:
+        return len(self._table.rows)
+
+    def __getitem__(self, row: int) -> tuple[bytes, int]:
+        values = self._table.rows[row]
+        label = values[str(self.source.caption_column)]
+        if self._label_numbers is not None:
+            label = self._label_numbers[label]
+        if label is None or label < 0:
+            raise DataError(f"row {row} of {self.source.spec} has no label; expected a class for every image")
+        return self._table.image(values), int(label)
+
+
+def open_pairs(sources: Sequence[DataSource], limit: int | None = None) -> PairDataset:
+    """Open ``sources`` and join them in order.
+
+    Args:
+        sources: at least one; columns are guessed where None.
+        limit: rows to keep of the whole; None for all.
+
+    Raises:
+        DataError: a source cannot be opened, lacks a column, has no rows or no captions.
+    """
+    if not sources:
+        raise DataError("no data set was named; pass one with --data")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"found a limit of {limit} rows; expected at least 1")
+    return PairDataset([_open_captioned(source) for source in sources], limit)
+
+
+def open_labelled(
+    spec: str, split: str | None = None, image_column: str | None = None, label_column: str | None = None
+) -> LabelledDataset:
+    """Open a labelled data set: by default its ``test``, else ``validation`` split.
+
+    Raises:
+        DataError: it cannot be opened, or lacks the columns.
+    """
+    from datasets import ClassLabel
+
+    rows, split = open_table(spec, split, prefer=("test", "validation", "valid", "val"))
+    image_column = choose_image_column(spec, rows.features, image_column)
+    if label_column is not None:
+        check_column(spec, rows.features, label_column, "--label-column")
+    else:
+        label_column = _guess_label(rows.features) or _first(LABEL_NAMES, rows.features)
+    if label_column is None:
+        raise DataError(
+            f"{spec} has no column of labels among {', '.join(rows.features)}; name it with --label-column"
+        )
+    feature, numbers = rows.features[label_column], None
+    names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
+    if getattr(feature, "dtype", None) in ("string", "large_string"):
+        names = tuple(sorted(set(rows.unique(label_column)) - {None}))
+        numbers = {name: number for number, name in enumerate(names)}
+    rows = cast_to_bytes(rows.select_columns([image_column, label_column]), image_column)
+    source = DataSource(absolute_spec(spec), split, image_column, label_column, None)
+    return LabelledDataset(_Table(rows, source, base_folder(spec), names), numbers)
+
+
+def row_hash(pair: Pair) -> tuple[int, int]:
+    """xxh3_64 of the image's bytes and of the captions, joined by NUL as UTF-8."""
+    captions = "\x00".join(pair.captions).encode("utf-8", "surrogatepass")
+    return xxhash.xxh3_64_intdigest(pair.image), xxhash.xxh3_64_intdigest(captions)
+
+
+def _open_captioned(source: DataSource) -> _Table:
+    spec = source.spec
+    if source.template is not None and "{}" not in source.template:
+        raise ConfigError(
+            f"the template {source.template!r} has no {{}}; expected one where the class name goes"
+        )
+    rows, split = open_table(spec, source.split, prefer=("train",))
+    image_column = choose_image_column(spec, rows.features, source.image_column)
+    caption_column = _choose_caption_column(source, rows.features, image_column)
+    names = _class_names(spec, rows.features[caption_column], caption_column)
+    template = None if names is None else source.template or DEFAULT_TEMPLATE
+    rows = cast_to_bytes(rows.select_columns([image_column, caption_column]), image_column)
+    resolved = DataSource(absolute_spec(spec), split, image_column, caption_column, template)
+    table = _Table(rows, resolved, base_folder(spec), names)
+    if not any(table.captions(value) for value in table.caption_values()):
+        raise DataError(
+            f"all captions in column {caption_column!r} of {spec} are empty; choose with --caption-column"
+        )
+    return table
+
+
+def _choose_caption_column(source: DataSource, features: Any, image_column: str) -> str:
+    if source.caption_column is not None:
+        return check_column(source.spec, features, source.caption_column, "--caption-column")
+    label = _guess_label(features)
+    if source.template is not None and label is not None:
+        return label
+    texts = [name for name, feature in features.items() if name != image_column and _is_text(feature)]
+    if (usual := _first(CAPTION_NAMES, texts)) is not None:
+        return usual
+    texts = [name for name in texts if name.strip("_").lower() not in KEY_NAMES]
+    if len(texts) == 1:
+        return texts[0]
+    if label is not None:
+        return label
+    raise DataError(
+        f"{source.spec} has {len(texts) or 'no'} columns that may be captions among {', '.join(features)}; "
+        "name the one to take with --caption-column"
+    )
+
+
+def _class_names(spec: str, feature: Any, column: str) -> tuple[str, ...] | None:
+    from datasets import ClassLabel
+
+    if isinstance(feature, ClassLabel):
+        return tuple(feature.names)
+    if _is_text(feature):
+        return None
+    raise DataError(
+        f"column {column!r} of {spec} holds {feature}; expected text, a list of texts or a class label "
+        "(--caption-column)"
+    )
+
+
+def _guess_label(features: Any) -> str | None:
+    from datasets import ClassLabel
+
+    labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    return _first(LABEL_NAMES, labels) or (labels[0] if len(labels) == 1 else None)
+
+
+def _first(names: Sequence[str], among: Iterable[str]) -> str | None:
+    present = set(among)
+    return next((name for name in names if name in present), None)
+
+
+def _is_text(feature: Any) -> bool:
+    inner = getattr(feature, "feature", feature)
+    return getattr(inner, "dtype", None) in ("string", "large_string")
+
+
+def _longest_list(table: _Table) -> int:
+    import pyarrow.compute as pc
+
+    column = str(table.source.caption_column)
+    feature = table.rows.features[column]
+    if getattr(feature, "feature", None) is None:
+        return 1
+    batches = table.rows.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
+    return max(1, *(pc.max(pc.list_value_length(batch[column])).as_py() or 0 for batch in batches))
+
+
+def _image_bytes(value: Any, folder: Path | None) -> bytes:
+    if value is None:
+        return b""
+    if value.get("bytes") is not None:
+        return bytes(value["bytes"])
+    if not value.get("path"):
+        return b""
+    path = Path(value["path"])
+    try:
+        return (folder / path if folder is not None else path).read_bytes()
+    except OSError:
+        return b""
