@@ -85,7 +85,7 @@ def _guarded(command: Callable[[], Any], *, debug: bool) -> int:
     try:
         code = command()
     except KeyboardInterrupt:
-        return _fail("stopped", 130)
+        return 130
     except Exception as error:
         if debug:
             traceback.print_exc()
