@@ -1,0 +1,129 @@
+"""What the tests share: tiny models built from a config, small data sets, and no network."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+# Before anything imports transformers or datasets: they read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="mmkd-tests-")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+SHAPES = ("circle", "square")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real data beside the checkout; tests that need it are skipped where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("../shared/data is not here")
+    return SHARED_DATA
+
+
+def byte_tokenizer(max_length: int = 77):
+    """One token a byte, wrapped in start and end tokens as CLIP's are; padded with the end token."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    vocabulary = {symbol: number for number, symbol in enumerate([*alphabet, start, end])}
+    backend = Tokenizer(models.BPE(vocabulary, []))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([start, end])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, vocabulary[start]), (end, vocabulary[end])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token=start, eos_token=end, pad_token=end, model_max_length=max_length
+    )
+
+
+def save_tiny_clip(folder: Path, *, layers: int = 4, seed: int = 0) -> Path:
+    """Save a random CLIP of ``layers`` + ``layers`` layers with tokenizer and image processor."""
+    import torch
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+    tokenizer = byte_tokenizer()
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": layers,
+    }
+    config = CLIPConfig(
+        text_config={
+            **tower,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 77,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={**tower, "image_size": 32, "patch_size": 8},
+        projection_dim=32,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        CLIPModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random 4 + 4-layer CLIP: 32 x 32 pixels, projection 32."""
+    return save_tiny_clip(tmp_path_factory.mktemp("models") / "tiny-clip")
+
+
+def draw_pair(number: int) -> tuple[Image.Image, str]:
+    """A 40 x 32 picture of one shape on a noisy ground, with its caption; equal for equal numbers."""
+    noise = np.random.default_rng(number).integers(0, 80, (32, 40, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    colour, shape = COLOURS[number % len(COLOURS)], SHAPES[number % len(SHAPES)]
+    left, top = 2 + number % 7, 2 + number % 5
+    draw = getattr(ImageDraw.Draw(image), "ellipse" if shape == "circle" else "rectangle")
+    draw((left, top, left + 20, top + 20), fill=colour)
+    return image, f"a {colour} {shape}, number {number % 12}"
+
+
+def save_pairs(path: Path, images: list, captions: list, feature=None) -> Path:
+    """Save images (``PIL`` or bytes) and captions as the Parquet that ``datasets`` writes."""
+    import io
+
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
+
+    def encode(image) -> bytes:
+        if isinstance(image, bytes):
+            return image
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        return stream.getvalue()
+
+    features = Features({"image": ImageFeature(), "caption": feature or Value("string")})
+    rows = {"image": [{"bytes": encode(image), "path": None} for image in images], "caption": captions}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Dataset.from_dict(rows, features=features).to_parquet(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def pairs_parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Parquet file of 96 pictures (``image``) with one ``caption`` each; 12 captions occur."""
+    images, captions = zip(*map(draw_pair, range(96)), strict=True)
+    return save_pairs(tmp_path_factory.mktemp("data") / "pairs.parquet", list(images), list(captions))
