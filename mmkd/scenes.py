@@ -196,7 +196,7 @@ def _mask(shape: str, side: int, tilt: int) -> NDArray[np.float32]:
     image = Image.new("L", (big, big))
     _draw_shape(ImageDraw.Draw(image), shape, big / 2)
     small = image.rotate(tilt, resample=Image.Resampling.BILINEAR).reduce(_OVERSAMPLING)
-    mask = np.asarray(small, dtype=np.float32)[..., None] / 255
+    mask: NDArray[np.float32] = np.asarray(small, dtype=np.float32)[..., None] / np.float32(255)
     mask.flags.writeable = False
     return mask
 
@@ -340,7 +340,7 @@ def build_tokenizer(folder: Path) -> None:
     backend.post_processor = TemplateProcessing(
         single="<bos> $A <eos>", special_tokens=[("<bos>", BOS), ("<eos>", EOS)]
     )
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=backend,
         model_max_length=MAX_TOKENS,
         padding_side="right",
