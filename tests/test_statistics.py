@@ -142,3 +142,8 @@ def test_collapse_is_named_and_only_where_it_is() -> None:
 def test_unit_vectors_refuses_what_has_no_direction(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="zero or not finite"):
         unit_vectors(bad)
+
+
+def test_two_healthy_class_vectors_are_no_collapse() -> None:
+    assert not geometry(unit_vectors([[1.0, 0.2], [1.0, -0.2]])).collapsed
+    assert geometry(unit_vectors([[1.0, 0.01], [1.0, -0.01]])).collapsed

@@ -1,1 +1,12 @@
-"""Evaluation: zero-shot classification and bias."""
+"""Evaluation: zero-shot classification and bias. Each submodule is imported when it is first named."""
+
+from importlib import import_module
+from typing import Any
+
+_SUBMODULES = ("bias", "plots", "statistics", "tasks", "words", "zero_shot")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,11 @@ from numpy.typing import ArrayLike, NDArray
 CONFIDENCE = 0.95
 
 # An encoder is called collapsed when its vectors span hardly more than one direction, or all but coincide.
-# Both are needed: a point cloud of radius 0.1 still has a high rank, and a two-valued encoder a low mean cosine.
+# Both are needed: a point cloud of radius 0.1 still has a high rank, a two-valued encoder a low mean cosine.
 COLLAPSE_RANK = 2.0
 COLLAPSE_COSINE = 0.99
+# Fewer vectors than this, healthy ones too, may have an effective rank below 2; then only the cosine speaks.
+COLLAPSE_RANK_NEEDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +70,17 @@ class Geometry:
     mean_cosine: float
 
     @property
+    def _low_rank(self) -> bool:
+        return self.max_rank >= COLLAPSE_RANK_NEEDS and self.effective_rank < COLLAPSE_RANK
+
+    @property
     def collapsed(self) -> bool:
-        """Effective rank below 2, or mean pairwise cosine above 0.99."""
-        return self.effective_rank < COLLAPSE_RANK or self.mean_cosine > COLLAPSE_COSINE
+        """Effective rank below 2 (of 5 or more possible), or mean pairwise cosine above 0.99."""
+        return self._low_rank or self.mean_cosine > COLLAPSE_COSINE
 
     def describe(self) -> str:
         """Why it is called collapsed, in a few words."""
-        if self.effective_rank < COLLAPSE_RANK:
+        if self._low_rank:
             return f"effective rank {self.effective_rank:.1f} of {self.max_rank}"
         return f"mean cosine {self.mean_cosine:.3f} between any two"
 
@@ -103,7 +109,9 @@ def wilson_interval(successes: float, trials: int, *, confidence: float = CONFID
     Statistical Science 16 (2001) 101-133, recommend.
     """
     if trials <= 0 or not 0 <= successes <= trials:
-        raise ValueError(f"found {successes} successes in {trials} trials; expected 0 <= successes <= trials > 0")
+        raise ValueError(
+            f"found {successes} successes in {trials} trials; expected 0 <= successes <= trials > 0"
+        )
     z = z_value(confidence)
     p = successes / trials
     centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
@@ -130,8 +138,8 @@ def top_k_chance(labels: NDArray[np.integer[Any]], k: int, classes: int) -> floa
 def mean_recall_chance(labels: NDArray[np.integer[Any]]) -> float:
     """Mean per-class recall of any guesser that never looks: one over the number of classes with an image.
 
-    Answering class c with probability q(c) gives recall q(c) in class c, so the mean over the classes present is
-    at most ``1 / present``, whatever the class frequencies.
+    Answering class c with probability q(c) gives recall q(c) in class c, so the mean over the classes present
+    is at most ``1 / present``, whatever the class frequencies.
     """
     return 1.0 / len(np.unique(labels))
 
@@ -141,8 +149,9 @@ def mean_recall_interval(
 ) -> Interval:
     """Interval of the mean of independent per-class recalls.
 
-    Each class's Wilson limits are combined by their squared distances from the recall (MOVER), which keeps the
-    interval inside [0, 1] and from having no width where recalls are 0 or 1. With one class it is Wilson's.
+    Each class's Wilson limits are combined by their squared distances from the recall (MOVER), which keeps
+    the interval inside [0, 1] and from having no width where recalls are 0 or 1. With one class it is
+    Wilson's.
 
     Args:
         correct: int (K,), correct answers of each class.
@@ -152,7 +161,9 @@ def mean_recall_interval(
     Source: Zou, Huang and Zhang, Computational Statistics & Data Analysis 53 (2009) 1080-1085, eq. 3.
     """
     recalls = correct / trials
-    limits = [wilson_interval(int(c), int(n), confidence=confidence) for c, n in zip(correct, trials, strict=True)]
+    limits = [
+        wilson_interval(int(c), int(n), confidence=confidence) for c, n in zip(correct, trials, strict=True)
+    ]
     below = recalls - np.array([limit.low for limit in limits])
     above = np.array([limit.high for limit in limits]) - recalls
     mean = float(recalls.mean())
@@ -187,7 +198,9 @@ def unit_vectors(vectors: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(vectors, dtype=np.float64)
     lengths = np.linalg.norm(values, axis=-1, keepdims=True)
     if not np.isfinite(lengths).all() or (lengths == 0).any():
-        raise ValueError("found vectors that are zero or not finite; expected finite vectors with a direction")
+        raise ValueError(
+            "found vectors that are zero or not finite; expected finite vectors with a direction"
+        )
     unit: NDArray[np.float64] = values / lengths
     return unit
 

@@ -1,0 +1,104 @@
+"""Which models an evaluation compares: runs, folders and hub ids, and the teacher that a run names."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmkd.errors import ConfigError, ModelError
+from mmkd.runs import RUN_FILE, Run, latest_run, read_run
+
+if TYPE_CHECKING:
+    from mmkd.embeddings import TeacherSpec
+    from mmkd.encoders import PairEncoder
+
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to judge.
+
+    Attributes:
+        name: its heading in tables.
+        source: hub id, or a folder that transformers can load.
+        revision: commit on the Hub.
+        run: the run that it is the student of, if it is one's.
+    """
+
+    name: str
+    source: str
+    revision: str | None = None
+    run: Run | None = None
+
+    def load(self) -> "PairEncoder":
+        """Load the model onto this machine's best device, in float32."""
+        from mmkd.encoders import load_encoder
+
+        return load_encoder(self.source, revision=self.revision)
+
+
+def find_students(models: Sequence[str], runs: Path) -> list[Subject]:
+    """The models to judge: the latest run where none is named.
+
+    A single one is called ``student``; several are called by their run or folder.
+
+    Raises:
+        ModelError: there is no run yet, or a run has no student.
+    """
+    if not models:
+        return [_of_run("student", latest_run(runs))]
+    if len(models) == 1:
+        return [_subject("student", models[0])]
+    names = [Path(model).name or model for model in models]
+    counts = Counter(names)
+    unique = [name if counts[name] == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
+    return [_subject(name, model) for name, model in zip(unique, models, strict=True)]
+
+
+def find_teacher(teacher: str | None, students: Sequence[Subject]) -> Subject | None:
+    """The teacher: the one named, else the first that a student's run names, else ``None``."""
+    if teacher is not None:
+        return _subject(TEACHER, teacher)
+    for student in students:
+        if student.run is not None and student.run.teacher is not None:
+            return Subject(TEACHER, student.run.teacher, student.run.teacher_revision)
+    return None
+
+
+def report_file(out: Path | None, students: Sequence[Subject], work: Path, name: str) -> Path:
+    """Where a report goes: ``out``, else the first student's run, else the workspace.
+
+    Raises:
+        ConfigError: ``out`` is a folder.
+    """
+    if out is None:
+        run = students[0].run
+        return (work if run is None else run.folder) / name
+    if out.is_dir():
+        raise ConfigError(f"{out} is a folder; expected the name of a file, such as {out / name}")
+    return out
+
+
+def describe(spec: "TeacherSpec") -> str:
+    """``openai/clip-vit-base-patch32 @ 3d74acf · 12 + 12 layers · 512-d``."""
+    path = Path(spec.model)
+    short = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else spec.model
+    revision = f" @ {spec.revision[:7]}" if spec.revision else ""
+    return f"{short}{revision} · {spec.layers[0]} + {spec.layers[1]} layers · {spec.dim}-d"
+
+
+def _subject(name: str, model: str) -> Subject:
+    folder = Path(model)
+    if (folder / RUN_FILE).is_file():
+        return _of_run(name, read_run(folder))
+    return Subject(name, model)
+
+
+def _of_run(name: str, run: Run) -> Subject:
+    if not run.student.is_dir():
+        raise ModelError(
+            f"{run.folder} has no student yet; let `mmkd train` come to its end (--resume), or pass --model"
+        )
+    return Subject(name, str(run.student), None, run)
