@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 
 _SETTINGS = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -26,6 +27,7 @@ def hush() -> None:
     if deepspeed_asked_for():
         # "Setting accelerator to CPU" and the like, once a process.
         logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     else:
         # transformers imports an installed deepspeed in save_pretrained and elsewhere; after this find_spec
         # reports it as missing.

@@ -1,0 +1,61 @@
+# Every target makes the virtual environment it needs, from nothing: Python 3.11 or newer, a C compiler and make.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Tests share the cores between processes, so each process keeps to one thread.
+PYTEST_ARGS ?= -n auto
+
+export HF_HUB_DISABLE_TELEMETRY = 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test lint format types check wheel clean
+.DEFAULT_GOAL := help
+
+help:  ## Show this list
+	@grep -hE '^[.a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "mmkd needs Python 3.11 or newer, and $(PYTHON) is `$(PYTHON) --version`; name another: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Touched last, so an interrupted installation is taken up again. cli/, cache/ and configs/ are mapped into the
+# package by pyproject.toml, which is why a change there installs anew.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.installed  ## Run the whole pipeline offline on drawn scenes (about four minutes)
+	$(BIN)/mmkd demo
+
+test: $(VENV)/.installed  ## Run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed  ## Check style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed  ## Mend style and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Type checkers do not follow the editable install's map of folders; links show them the installed layout.
+.typing:  ## Lay links out as the package is installed, for mypy and pyright
+	@rm -rf .typing && mkdir -p .typing/mmkd
+	@for path in mmkd/*; do \
+		case $$path in *__pycache__) ;; *) ln -s ../../$$path .typing/mmkd/ ;; esac; done
+	@for folder in cache cli configs; do ln -s ../../$$folder .typing/mmkd/$$folder; done
+.PHONY: .typing
+
+types: $(VENV)/.installed .typing  ## Check types, strictly
+	$(BIN)/mypy -p mmkd
+	$(BIN)/mypy tests
+
+check: lint types test  ## Everything that must hold before a commit
+
+wheel: $(VENV)/.installed  ## Build dist/*.whl
+	rm -rf build dist
+	$(BIN)/python -m build --wheel
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) .typing build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
