@@ -8,7 +8,7 @@ zero-shot test holds classes that nobody was shown.
 
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -51,7 +51,7 @@ _KINDS = tuple((size, colour, shape) for size in SIZES for colour in COLOURS for
 CLASS_NAMES = tuple(" ".join(kind) for kind in _KINDS)
 """The 160 classes of single shapes, such as "small red circle"."""
 HELD_OUT_LABELS = tuple(label for label, kind in enumerate(_KINDS) if kind[1:] in HELD_OUT)
-_SEEN_LABELS = tuple(label for label, kind in enumerate(_KINDS) if kind[1:] not in HELD_OUT)
+SEEN_LABELS = tuple(label for label, kind in enumerate(_KINDS) if kind[1:] not in HELD_OUT)
 
 TEMPLATE = "a {}"
 MAX_TOKENS = 24
@@ -126,7 +126,7 @@ def draw(seed: int, index: int, split: Split) -> Scene:
 
 
 def _seen_label(rng: np.random.Generator) -> int:
-    return _SEEN_LABELS[rng.integers(len(_SEEN_LABELS))]
+    return SEEN_LABELS[rng.integers(len(SEEN_LABELS))]
 
 
 def _side(rng: np.random.Generator, choices: tuple[int, ...]) -> int:
@@ -271,24 +271,31 @@ def write_training_scenes(
 
 
 def write_test_scenes(
-    path: Path, per_class: int, seed: int, *, on_scenes: Callable[[int], None] | None = None
+    path: Path,
+    per_class: int,
+    seed: int,
+    *,
+    labels: Sequence[int] = range(len(CLASS_NAMES)),
+    on_scenes: Callable[[int], None] | None = None,
 ) -> None:
-    """Write ``per_class`` test scenes of each of the 160 classes to a Parquet file.
+    """Write ``per_class`` test scenes of each class to a Parquet file.
 
-    Its columns are ``image`` (PNG) and ``label`` (``ClassLabel`` with ``CLASS_NAMES``). No training scene of
-    any seed shares a random stream with them.
+    Its columns are ``image`` (PNG) and ``label`` (``ClassLabel`` with all 160 ``CLASS_NAMES``). No training
+    scene of any seed shares a random stream with them.
 
     Args:
         path: the file, which appears whole or not at all.
         per_class: scenes a class.
         seed: of the set.
+        labels: the classes to draw.
         on_scenes: called with the number of scenes just drawn.
     """
     from datasets import ClassLabel, Features
     from datasets import Image as ImageFeature
 
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=list(CLASS_NAMES))})
-    scenes = (draw(seed, index, "test") for index in range(per_class * len(CLASS_NAMES)))
+    indices = (turn * len(CLASS_NAMES) + label for turn in range(per_class) for label in labels)
+    scenes = (draw(seed, index, "test") for index in indices)
     rows = ({"image": _encode(scene.image), "label": scene.label} for scene in scenes)
     _write_parquet(path, features, rows, on_scenes)
 

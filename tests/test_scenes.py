@@ -142,3 +142,20 @@ def test_carried_tokenizer_and_configs_match_the_code(tmp_path: Path) -> None:
     assert (text.vocab_size, text.max_position_embeddings) == (len(scenes.vocabulary()), scenes.MAX_TOKENS)
     assert (text.pad_token_id, text.bos_token_id, text.eos_token_id) == (scenes.PAD, scenes.BOS, scenes.EOS)
     assert config.vision_config.image_size == scenes.SIDE
+
+
+def test_a_test_set_of_some_classes_holds_the_same_scenes(tmp_path: Path) -> None:
+    from datasets import Dataset
+
+    for name, labels in (("some", scenes.HELD_OUT_LABELS), ("all", range(160))):
+        scenes.write_test_scenes(tmp_path / f"{name}.parquet", 2, 5, labels=labels)
+    some, every = (
+        Dataset.from_parquet(str(tmp_path / f"{name}.parquet"), cache_dir=str(tmp_path / "cache"))
+        for name in ("some", "all")
+    )
+    assert some["label"][:] == [*scenes.HELD_OUT_LABELS] * 2
+    assert len(some.features["label"].names) == 160
+    of_all = [image.tobytes() for image in every["image"]]
+    assert [image.tobytes() for image in some["image"]] == [
+        of_all[turn * 160 + label] for turn in range(2) for label in scenes.HELD_OUT_LABELS
+    ]
