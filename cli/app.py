@@ -120,10 +120,12 @@ def _innermost(text: str) -> str:
 
 
 def _usage(error: Any) -> str:
+    if type(error).__name__ == "NoArgsIsHelpError":  # `mmkd` alone: the help, and nothing to add
+        error.show()
+        return ""
     message = error.format_message().rstrip(".")
     path = error.ctx.command_path if getattr(error, "ctx", None) else "mmkd"
-    # Without arguments the help was printed already, and there is nothing to add.
-    return f"{message} ({path} --help)" if message else ""
+    return f"{message} ({path} --help)"
 
 
 def _fail(message: str, code: int) -> int:
