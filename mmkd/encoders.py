@@ -45,15 +45,31 @@ class PairEncoder:
         pixels: Tensor = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
         return pixels
 
-    def tokenize(self, texts: "Sequence[str]") -> dict[str, Tensor]:
+    def _pooled(output: Any) -> Tensor:
+    embeddings: Tensor = output.pooler_output.float().cpu()
+    return embeddings
+
+
+def max_text_length(model: "CLIPModel") -> int:
+    """Tokens that the text tower has positions for."""
+    config: Any = model.config.text_config
+    return int(config.max_position_embeddings)
+
+
+def tower_layers(config: Any) -> tuple[int, int]:
+    """Layers of the image and the text tower of a ``CLIPConfig``."""
+    return config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers
+
+
+def tokenize(self, texts: "Sequence[str]") -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, int64 (B, L), padded to the longest text of the batch."""
-        return tokenize(self.tokenizer, texts, self.model.config.text_config.max_position_embeddings)
+        return tokenize(self.tokenizer, texts, max_text_length(self.model))
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Unnormalised image embeddings, float32 (B, D), on the CPU."""
         inputs = pixels.to(self.device, self.model.dtype)
-        return self.model.get_image_features(pixel_values=inputs).pooler_output.float().cpu()
+        return _pooled(self.model.get_image_features(pixel_values=inputs))
 
     def encode_images(self, images: "Sequence[Image]") -> Tensor:
         """Unnormalised image embeddings, float32 (B, D), on the CPU."""
@@ -63,7 +79,23 @@ class PairEncoder:
     def encode_texts(self, texts: "Sequence[str]") -> Tensor:
         """Unnormalised text embeddings, float32 (B, D), on the CPU."""
         inputs = {name: tensor.to(self.device) for name, tensor in self.tokenize(texts).items()}
-        return self.model.get_text_features(**inputs).pooler_output.float().cpu()
+        return _pooled(self.model.get_text_features(**inputs))
+
+
+def _pooled(output: Any) -> Tensor:
+    embeddings: Tensor = output.pooler_output.float().cpu()
+    return embeddings
+
+
+def max_text_length(model: "CLIPModel") -> int:
+    """Tokens that the text tower has positions for."""
+    config: Any = model.config.text_config
+    return int(config.max_position_embeddings)
+
+
+def tower_layers(config: Any) -> tuple[int, int]:
+    """Layers of the image and the text tower of a ``CLIPConfig``."""
+    return config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers
 
 
 def tokenize(tokenizer: Any, texts: "Sequence[str]", max_length: int) -> dict[str, Tensor]:
@@ -81,7 +113,11 @@ def default_device() -> torch.device:
 
 
 def load_encoder(
-    model: str | Path, *, revision: str | None = None, device: torch.device | None = None, dtype: str = "float32"
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    device: torch.device | None = None,
+    dtype: str = "float32",
 ) -> PairEncoder:
     """Load any Hugging Face CLIP by hub id or folder.
 
@@ -105,18 +141,46 @@ def load_encoder(
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load the weights of {model}: {_first_line(error)}") from error
     image_processor, tokenizer = load_processors(folder, name=str(model))
-    clip.eval().requires_grad_(False).to(device or default_device())
-    spec = TeacherSpec(
+    clip.requires_grad_(False).to(device or default_device())  # from_pretrained leaves it in evaluation mode
+    spec = _spec(model, folder, config, image_processor, tokenizer)
+    return PairEncoder(clip, image_processor, tokenizer, spec)
+
+
+def read_teacher_spec(model: str | Path, *, revision: str | None = None) -> TeacherSpec:
+    """What identifies a CLIP, read from its files without loading it.
+
+    Raises:
+        ModelError: as ``load_encoder``.
+    """
+    folder = resolve_model(model, revision=revision)
+    config = read_clip_config(folder, name=str(model))
+    return _spec(model, folder, config, *load_processors(folder, name=str(model)))
+
+
+def _spec(model: str | Path, folder: Path, config: Any, image_processor: Any, tokenizer: Any) -> TeacherSpec:
+    return TeacherSpec(
         model=_model_name(model),
         revision=_revision_of(folder, model),
         weights_hash=hash_weights(folder),
         preprocess_hash=_hash_json(image_processor.to_dict()),
         tokenizer_hash=hash_tokenizer(tokenizer),
         dim=config.projection_dim,
-        logit_scale=float(clip.logit_scale.float().exp()),
-        layers=(config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers),
+        logit_scale=_read_logit_scale(folder),
+        layers=tower_layers(config),
     )
-    return PairEncoder(clip, image_processor, tokenizer, spec)
+
+
+def _read_logit_scale(folder: Path) -> float:
+    from safetensors import SafetensorError, safe_open
+
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                if "logit_scale" in weights.keys():  # noqa: SIM118 (not a dict)
+                    return float(weights.get_tensor("logit_scale").float().exp())
+        except SafetensorError as error:
+            raise ModelError(f"{file} is not a safetensors file: {_first_line(error)}") from error
+    raise ModelError(f"{folder} holds no weight named logit_scale; expected the weights of a CLIP")
 
 
 def resolve_model(model: str | Path, *, revision: str | None = None) -> Path:
@@ -131,7 +195,9 @@ def resolve_model(model: str | Path, *, revision: str | None = None) -> Path:
             raise ModelError(f"--revision {revision} was given, but {model} is a folder; leave it out")
         return path
     if path.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") > 1:
-        raise ModelError(f"no folder {model}; expected a Hugging Face id or a folder written by save_pretrained")
+        raise ModelError(
+            f"no folder {model}; expected a Hugging Face id or a folder written by save_pretrained"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -165,7 +231,9 @@ def read_clip_config(folder: Path, *, name: str) -> Any:
         raw = json.loads(file.read_text(encoding="utf-8"))
         model_type = raw.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{name} holds no readable config.json; expected a CLIP as transformers saves it") from error
+        raise ModelError(
+            f"{name} holds no readable config.json; expected a CLIP as transformers saves it"
+        ) from error
     if model_type != "clip":
         raise ModelError(f"{name} is a {model_type!r} model; expected a CLIP (model_type 'clip')")
     return CLIPConfig.from_pretrained(folder)
@@ -195,7 +263,9 @@ def hash_weights(folder: Path) -> str:
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ModelError(f"{folder} holds no .safetensors weights; expected model.safetensors (pickles are not read)")
+        raise ModelError(
+            f"{folder} holds no .safetensors weights; expected model.safetensors (pickles are not read)"
+        )
     digest = xxhash.xxh3_128()
     for file in files:
         digest.update(file.name.encode())

@@ -19,6 +19,13 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def fsync_tree(folder: Path) -> None:
+    """Sync every file and folder below ``folder``, and itself."""
+    for path in folder.rglob("*"):
+        _fsync(path)
+    _fsync(folder)
+
+
 def _temporary(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -48,8 +55,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            _fsync(file)
+        fsync_tree(temporary)
         if path.exists():
             old = _temporary(path).with_suffix(".old")
             path.rename(old)

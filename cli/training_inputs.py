@@ -1,0 +1,206 @@
+"""What a training reads: the cache, the pairs, the mined neighbours and the student's first weights."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd.cli.console import say
+from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec, resolve_model
+from mmkd.errors import ConfigError, ModelError
+from mmkd.recipe import LIMIT_SEED, Recipe
+from mmkd.runs import Run, list_runs
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import CLIPModel
+
+    from mmkd.cache.store import CacheStore
+    from mmkd.data import PairDataset
+    from mmkd.mining import Neighbours
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training reads.
+
+    Attributes:
+        pairs: images and captions.
+        rows: int64 (N,): the rows to train on.
+        image_processor: the student's preprocessing, the teacher's own.
+        tokenizer: the student's tokenizer, the teacher's own.
+        model: the teacher's hub id or folder, or the folder of ``--model-config``.
+        revision: the teacher's commit on the Hub.
+        store: the teacher's embeddings; ``None`` for a CLIP from scratch.
+    """
+
+    pairs: "PairDataset"
+    rows: NDArray[np.int64]
+    image_processor: Any
+    tokenizer: Any
+    model: str
+    revision: str | None
+    store: "CacheStore | None"
+
+    def record(self) -> dict[str, Any]:
+        """What ``run.json`` says of them."""
+        sources = [source.to_json() for source in self.pairs.sources]
+        if self.store is None:
+            return {
+                "teacher": None,
+                "cache": None,
+                "data": sources,
+                "pairs": len(self.rows),
+                "model_config": self.model,
+            }
+        return {
+            "teacher": asdict(self.store.spec)
+            | {"model": self.model, "layers": list(self.store.spec.layers)},
+            "cache": {"path": str(self.store.path), "key": self.store.key},
+            "data": sources,
+            "pairs": len(self.rows),
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """The options that name them, as ``mmkd train --config`` reads them."""
+        if self.store is None:
+            return {
+                "model-config": str(Path(self.model) / "config.json"),
+                "data": [source.spec for source in self.pairs.sources],
+            }
+        return {"cache": str(self.store.path)}
+
+    def build_student(self, recipe: Recipe) -> "CLIPModel":
+        """The student before its first step."""
+        from mmkd.students import halve, random_clip
+
+        if self.store is None:
+            return random_clip(read_clip_config(Path(self.model), name=self.model), seed=recipe.seed)
+        return halve(
+            self.model, depth=recipe.depth, init=recipe.init, seed=recipe.seed, revision=self.revision
+        )
+
+    def mine(self, recipe: Recipe, accelerator: "Accelerator") -> "Neighbours | None":
+        """Neighbours for the triplet loss, mined once and kept beside the cache."""
+        if recipe.task != "triplet" or self.store is None:
+            return None
+        from mmkd.cache.neighbours import load_or_mine
+
+        with accelerator.main_process_first():
+            return load_or_mine(self.store, self.rows, k=recipe.neighbours, seed=recipe.seed)
+
+    def describe(self, recipe: Recipe, clip: "CLIPModel", mined: "Neighbours | None") -> None:
+        """Say what the training takes for granted."""
+        from mmkd.students import count_parameters
+
+        if self.store is None:
+            for line in self.pairs.describe():
+                say("data", line)
+        else:
+            say("cache", f"{self.store.path} · {len(self.rows):,} pairs · made by {self.model} ✓ verified")
+        layers = f"{clip.config.vision_config.num_hidden_layers} + {clip.config.text_config.num_hidden_layers} layers"
+        how = {"alternate": "every other layer of the teacher", "first": "the teacher's first layers"}
+        origin = "random weights" if self.store is None else how.get(recipe.init, "random weights")
+        say("student", f"{layers}, {origin} · {count_parameters(clip) / 1e6:.1f}M parameters")
+        hard = (
+            ""
+            if mined is None
+            else (
+                f" · semi-hard, {mined.rows.shape[1]} neighbours ({mined.method}), "
+                f"{100 * mined.dropped:.1f} % dropped as false negatives"
+            )
+        )
+        say("loss", recipe.objective.describe() + hard)
+        say(
+            "steps",
+            f"{recipe.epochs} epochs of {len(self.rows) // (recipe.batch_size or 1):,} x {recipe.batch_size} pairs",
+        )
+
+
+def open_inputs(
+    recipe: Recipe,
+    *,
+    needs_teacher: bool,
+    cache: Path,
+    data: list[str] | None,
+    teacher: str | None,
+    model_config: Path | None,
+) -> Inputs:
+    """Open what the training reads, and refuse what does not belong together.
+
+    Raises:
+        ConfigError: the options contradict each other.
+        StaleCacheError: the cache was made by another teacher or from other data.
+        CacheError, DataError, ModelError: something cannot be opened.
+    """
+    if model_config is not None:
+        return _open_from_scratch(recipe, needs_teacher, data, model_config)
+    return _open_cached(recipe, cache, data, teacher)
+
+
+def _open_from_scratch(
+    recipe: Recipe, needs_teacher: bool, data: list[str] | None, model_config: Path
+) -> Inputs:
+    from mmkd.data import DataSource, open_pairs
+
+    if needs_teacher:
+        raise ConfigError(
+            f"--kd {recipe.kd} needs a teacher, and --model-config trains from scratch; use --kd none, or a --cache"
+        )
+    if not data:
+        raise ConfigError("--model-config trains without a cache, so it needs the pairs: pass --data")
+    if model_config.name != "config.json" or not model_config.is_file():
+        raise ModelError(
+            f"{model_config} is not the config.json of a CLIP; expected one with tokenizer and processor beside it"
+        )
+    folder = model_config.parent
+    image_processor, tokenizer = load_processors(folder, name=str(folder))
+    pairs = open_pairs([DataSource(spec) for spec in data])
+    rows = _subset(np.arange(len(pairs), dtype=np.int64), recipe.limit)
+    return Inputs(pairs, rows, image_processor, tokenizer, str(folder.resolve()), None, None)
+
+
+def _open_cached(recipe: Recipe, cache: Path, data: list[str] | None, teacher: str | None) -> Inputs:
+    from dataclasses import replace
+
+    from mmkd.cache.store import check_data, check_teacher, open_cache
+    from mmkd.data import open_pairs
+
+    store = open_cache(cache, verify=True)
+    model = teacher or store.spec.model
+    revision = None if Path(model).is_dir() else store.spec.revision
+    check_teacher(store, read_teacher_spec(model, revision=revision))
+    sources = store.manifest.sources
+    if data:
+        if len(data) != len(sources):
+            raise ConfigError(
+                f"the cache was made from {len(sources)} data sets, but --data names {len(data)}"
+            )
+        sources = [replace(source, spec=spec) for source, spec in zip(sources, data, strict=True)]
+    pairs = open_pairs(sources, store.manifest.limit)
+    check_data(store, pairs)
+    image_processor, tokenizer = load_processors(resolve_model(model, revision=revision), name=model)
+    rows = _subset(np.flatnonzero(store.valid).astype(np.int64), recipe.limit)
+    return Inputs(pairs, rows, image_processor, tokenizer, model, revision, store)
+
+
+def _subset(rows: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    if limit is None or limit >= len(rows):
+        return rows
+    if limit < 2:
+        raise ConfigError(f"--limit {limit} leaves nothing to train on; expected 2 or more")
+    return np.sort(np.random.default_rng(LIMIT_SEED).choice(rows, limit, replace=False))
+
+
+def unfinished_run(runs: Path) -> Run:
+    """The newest run that was not finished.
+
+    Raises:
+        ModelError: there is none.
+    """
+    unfinished = [run for run in list_runs(runs) if not run.finished]
+    if not unfinished:
+        raise ModelError(f"no unfinished run in {runs} to resume; name one with --out")
+    return unfinished[-1]

@@ -1,0 +1,107 @@
+"""Processes: how a run starts on them, and how embeddings are gathered with exact gradients."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from mmkd.embeddings import Embeddings
+from mmkd.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from accelerate import Accelerator
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def default_precision() -> str:
+    """``bf16`` on a CUDA device that has it, else ``fp32``."""
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def start_accelerator(
+    *, precision: str, tracker: str | None = None, folder: "Path | None" = None
+) -> "Accelerator":
+    """An ``Accelerator`` on the processes and the engine that the launcher asked for.
+
+    Raises:
+        ConfigError: the precision is unknown, or fp16 on a CPU.
+        TrainingError: fewer processes joined than were launched, or the engine is not the one asked for.
+    """
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate.utils import DistributedType
+
+    if precision not in PRECISIONS:
+        raise ConfigError(f"--precision {precision} is unknown; expected one of {', '.join(PRECISIONS)}")
+    if precision == "fp16" and not torch.accelerator.is_available():
+        raise ConfigError(
+            "--precision fp16 needs an accelerator, and this machine has none; use fp32 or bf16"
+        )
+    # Without a backend by name, DeepSpeed on CPUs leaves every process alone with the same rows; named where
+    # nothing was launched, accelerate looks for a process group that does not exist.
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    handlers = [InitProcessGroupKwargs(backend=backend)] if "WORLD_SIZE" in os.environ else []
+    accelerator = Accelerator(
+        mixed_precision=PRECISIONS[precision],
+        log_with=tracker,
+        project_dir=folder,
+        kwargs_handlers=handlers,
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise TrainingError(
+            f"{launched} processes were launched, but only {accelerator.num_processes} joined, so each would train "
+            "alone on the same rows; start with `accelerate launch --config_file configs/accelerate/...`"
+        )
+    wants_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true"
+    if wants_deepspeed != (accelerator.distributed_type == DistributedType.DEEPSPEED):
+        raise TrainingError(
+            f"DeepSpeed was {'' if wants_deepspeed else 'not '}asked for, but the engine is "
+            f"{accelerator.distributed_type.value}; check the accelerate configuration"
+        )
+    return accelerator
+
+
+class _GatherRows(torch.autograd.Function):
+    """All processes' rows in rank order; the gradient of one's own rows, times the number of processes.
+
+    Every process computes the whole loss, so its gradient of its own rows is complete; DDP and DeepSpeed then
+    average over the processes, which the factor undoes. Parameters inside the loss (the logit scale) have
+    equal gradients everywhere, and averaging leaves them as they are.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, local.contiguous())
+        ctx.rows = len(local)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        start = dist.get_rank() * ctx.rows
+        return gradients[0][start : start + ctx.rows] * dist.get_world_size()
+
+
+def _alone() -> bool:
+    return not dist.is_initialized() or dist.get_world_size() == 1
+
+
+def gather_rows(local: Tensor) -> Tensor:
+    """Rows of all processes, (B, ...) -> (world * B, ...), in rank order and with exact gradients."""
+    if _alone():
+        return local
+    gathered: Tensor = _GatherRows.apply(local)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+def gather(local: Embeddings) -> Embeddings:
+    """Embeddings of all processes, in rank order and with exact gradients, in one collective."""
+    if _alone():
+        return local
+    image, text = gather_rows(torch.cat([local.image, local.text], dim=1)).chunk(2, dim=1)
+    return Embeddings(image, text)

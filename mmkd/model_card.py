@@ -1,0 +1,70 @@
+"""The model card of a student, written from its run."""
+
+from pathlib import Path
+
+import yaml
+
+from mmkd.files import write_text
+from mmkd.runs import Run
+
+
+def write_model_card(folder: Path, run: Run) -> None:
+    """Write ``folder/README.md``: what was trained on what, how, and how to load it."""
+    write_text(folder / "README.md", model_card(run))
+
+
+def model_card(run: Run) -> str:
+    """Markdown with the metadata that the Hugging Face Hub reads."""
+    record, recipe = run.record, run.record["recipe"]
+    data = [source["spec"] for source in record["data"]]
+    teacher = record.get("teacher")
+    metadata: dict[str, object] = {
+        "library_name": "transformers",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["clip", "mmkd", *(["knowledge-distillation"] if teacher else [])],
+    }
+    if teacher and not Path(teacher["model"]).exists():
+        metadata["base_model"] = teacher["model"]
+    origin = (
+        f"distilled from `{_shown(teacher['model'])}`"
+        + (f" at `{teacher['revision']}`" if teacher["revision"] else "")
+        if teacher
+        else "trained from scratch"
+    )
+    rows = {
+        "pairs": f"{record['pairs']:,}",
+        "data": ", ".join(f"`{_shown(spec)}`" for spec in data),
+        "task loss": f"`{recipe['task']}`",
+        "KD loss": f"`{recipe['kd']}`",
+        "initialisation": recipe["init"],
+        "steps x batch": f"{record.get('steps', '?'):,} x {recipe['batch_size']:,}",
+        "learning rate": f"{recipe['lr']:g}",
+        "precision": recipe["precision"],
+        "seed": recipe["seed"],
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return f"""---
+{yaml.safe_dump(metadata, sort_keys=False).strip()}
+---
+
+# {run.folder.name}
+
+A CLIP {origin} with mmkd.
+
+```python
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+model = CLIPModel.from_pretrained("{run.folder.name}/student")
+```
+
+| | |
+|---|---|
+{table}
+
+Not evaluated here: run `mmkd eval zero-shot --model {run.folder.name}` for its scores beside its teacher's and beside
+chance, and `mmkd eval bias` before anyone draws conclusions about people from it.
+"""
+
+
+def _shown(name: str) -> str:
+    return Path(name).name if Path(name).is_absolute() else name

@@ -1,0 +1,125 @@
+"""A run: a folder with its resolved config, metrics, checkpoints, and the student as a Hugging Face folder."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mmkd.errors import ConfigError, ModelError
+from mmkd.files import read_json, write_json
+
+RUN_FILE = "run.json"
+TRAINING, FINISHED = "training", "finished"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that holds ``run.json``.
+
+    Attributes:
+        folder: the run.
+        record: what ``run.json`` says.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def student(self) -> Path:
+        """The trained student, as ``save_pretrained`` writes it."""
+        return self.folder / "student"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line, each with its step."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def config(self) -> Path:
+        """The resolved settings, as YAML that ``mmkd train --config`` reads."""
+        return self.folder / "config.yaml"
+
+    @property
+    def teacher(self) -> str | None:
+        """The teacher's hub id or folder; ``None`` for a student trained without one."""
+        return (self.record.get("teacher") or {}).get("model")
+
+    @property
+    def teacher_revision(self) -> str | None:
+        """The teacher's commit on the Hub."""
+        return (self.record.get("teacher") or {}).get("revision")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training came to its end and the student was saved."""
+        return self.record.get("state") == FINISHED
+
+    def update(self, **changes: Any) -> "Run":
+        """Write ``run.json`` anew with some fields changed."""
+        record = {**self.record, **changes}
+        write_json(self.folder / RUN_FILE, record)
+        return Run(self.folder, record)
+
+
+def now() -> str:
+    """This moment with its time zone, to the microsecond, as ISO 8601."""
+    return datetime.now().astimezone().isoformat(timespec="microseconds")
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        ModelError: it is not a run.
+    """
+    if not (folder / RUN_FILE).is_file():
+        raise ModelError(f"{folder} holds no {RUN_FILE}; expected a folder written by `mmkd train`")
+    return Run(folder, read_json(folder / RUN_FILE))
+
+
+def list_runs(runs: Path) -> list[Run]:
+    """All runs in a folder, oldest first."""
+    found = [read_run(file.parent) for file in runs.glob(f"*/{RUN_FILE}")]
+    return sorted(found, key=lambda run: str(run.record.get("started")))
+
+
+def latest_run(runs: Path) -> Run:
+    """The newest finished run.
+
+    Raises:
+        ModelError: there is none.
+    """
+    finished = [run for run in list_runs(runs) if run.finished]
+    if not finished:
+        raise ModelError(
+            f"no finished run in {runs}; train one with `mmkd train --kd mse+cos`, or pass --model"
+        )
+    return finished[-1]
+
+
+def new_run_folder(runs: Path, name: str) -> Path:
+    """A folder name not taken yet: the day and the name, numbered from the second on."""
+    stem = f"{datetime.now().astimezone():%Y-%m-%d}-{name}"
+    folder, number = runs / stem, 2
+    while folder.exists():
+        folder, number = runs / f"{stem}-{number}", number + 1
+    return folder
+
+
+def claim_run_folder(folder: Path, record: dict[str, Any]) -> Run:
+    """Make a new run's folder and write its first ``run.json``.
+
+    Raises:
+        ConfigError: the folder holds something already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            f"{folder} holds something already; pass --resume to go on with it, or another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return Run(folder, {}).update(schema=1, state=TRAINING, started=now(), **record)
