@@ -127,12 +127,14 @@ class PairDataset:
 
     Attributes:
         sources: the sources with every guess resolved.
+        limit: rows kept of the whole; None for all.
     """
 
     def __init__(self, tables: Sequence[_Table], limit: int | None = None) -> None:
         self._tables = tuple(tables)
         self._ends = list(accumulate(len(table.rows) for table in tables))
         self._length = self._ends[-1] if limit is None else min(limit, self._ends[-1])
+        self.limit = limit
         self.sources = [table.source for table in tables]
 
     def __len__(self) -> int:

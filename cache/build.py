@@ -1,0 +1,351 @@
+"""Make a cache shard by shard; killed at any moment and started again, it ends with the same bytes."""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from mmkd.cache.embed import Prepared, embed_shard, prefetch, prepare
+from mmkd.cache.manifest import (
+    MANIFEST,
+    CacheManifest,
+    CacheSettings,
+    ShardRecord,
+    count_masked,
+    read_manifest,
+    read_record,
+    record_path,
+    shard_name,
+    write_manifest,
+    write_record,
+)
+from mmkd.cache.shard import (
+    check_file,
+    disk_full,
+    free_bytes,
+    map_shard,
+    shard_bytes,
+    shard_fields,
+    write_shard,
+)
+from mmkd.data import PairDataset, row_hash
+from mmkd.encoders import PairEncoder
+from mmkd.errors import CacheError, ConfigError, DataError, StaleCacheError
+
+SHARD_ROWS = 16_384
+BATCH_SIZE = 64
+MAX_BAD = 0.05
+EARLY_ROWS = 1_000  # from here on the share of masked rows is judged
+SAMPLED_ROWS = 16  # of each finished shard, held against the data before going on
+_OURS = re.compile(r"manifest\.json|shard-\d{5,}\.(h5|json)|neighbours-.*\.h5|\..*")
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """How far this process is with its own share.
+
+    Attributes:
+        rows: rows done, those of an earlier start included.
+        masked: masked rows among them.
+        shards: finished shards among its own.
+    """
+
+    rows: int
+    masked: int
+    shards: int
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """What there is to do before anything is written.
+
+    Attributes:
+        folder: where the cache goes.
+        settings: what was asked for.
+        rank: this process, of ``world``; shard i belongs to process i % world.
+        done: this process's shards that an earlier start finished.
+        needed: bytes that all processes together still have to write.
+        free: bytes that the disk has.
+    """
+
+    folder: Path
+    settings: CacheSettings
+    rank: int
+    world: int
+    done: dict[int, ShardRecord]
+    needed: int
+    free: int
+
+    @property
+    def own(self) -> list[int]:
+        """This process's shards."""
+        return list(range(self.rank, self.settings.shards, self.world))
+
+    @property
+    def todo(self) -> list[int]:
+        """Those of them that are still to be made."""
+        return [index for index in self.own if index not in self.done]
+
+    @property
+    def own_rows(self) -> int:
+        """Rows of this process's shards."""
+        return sum(len(self.settings.shard_range(index)) for index in self.own)
+
+    @property
+    def total(self) -> int:
+        """About the size of the whole cache."""
+        return sum(shard_bytes(self.settings, index) for index in range(self.settings.shards))
+
+
+def cache_settings(
+    encoder: PairEncoder, pairs: PairDataset, *, shard_rows: int = SHARD_ROWS, batch_size: int = BATCH_SIZE
+) -> CacheSettings:
+    """What a cache of ``pairs`` by ``encoder`` will say of itself.
+
+    Raises:
+        ConfigError: a size is not positive.
+    """
+    for name, value in (("--shard-rows", shard_rows), ("--batch-size", batch_size)):
+        if value < 1:
+            raise ConfigError(f"found {name} {value}; expected at least 1")
+    return CacheSettings(
+        teacher=encoder.spec,
+        sources=tuple(pairs.sources),
+        limit=pairs.limit,
+        rows=len(pairs),
+        captions=pairs.max_captions,
+        dtype=str(encoder.model.dtype).removeprefix("torch."),
+        batch_size=batch_size,
+        shard_rows=shard_rows,
+    )
+
+
+def plan_build(
+    settings: CacheSettings, pairs: PairDataset, out: Path, *, rank: int = 0, world: int = 1
+) -> BuildPlan:
+    """Look at ``out`` and the disk; finished shards of the same teacher, data and settings are kept.
+
+    Raises:
+        StaleCacheError: ``out`` holds shards of another teacher, other data or other settings.
+        CacheError: ``out`` holds something else, or the disk has too little space.
+    """
+    _refuse_foreign(out)
+    _refuse_other_cache(out, settings)
+    done = {}
+    for index in range(rank, settings.shards, world):
+        if (record := _finished(out, index, settings)) is not None:
+            _refuse_other_rows(out, index, record, settings, pairs)
+            done[index] = record
+    missing = [i for i in range(settings.shards) if not record_path(out, i).exists()]
+    needed = sum(shard_bytes(settings, index) for index in missing)
+    free = free_bytes(out)
+    if needed > free:
+        raise disk_full(out, needed)
+    return BuildPlan(out, settings, rank, world, done, needed, free)
+
+
+def run_build(
+    encoder: PairEncoder,
+    pairs: PairDataset,
+    plan: BuildPlan,
+    *,
+    max_bad: float = MAX_BAD,
+    workers: int | None = None,
+    on_progress: Callable[[BuildProgress], None] = lambda _: None,
+) -> CacheManifest | None:
+    """Embed this process's shards; process 0 then waits for the others and writes the manifest.
+
+    Args:
+        max_bad: the largest share of masked rows to accept.
+        workers: threads that decode; default: this process's share of the cores.
+        on_progress: called after each batch.
+
+    Returns:
+        The manifest in process 0, None in the others.
+
+    Raises:
+        DataError: too many rows are masked.
+        CacheError: the disk is full, or the device's memory.
+    """
+    settings = plan.settings
+    _remove_leftovers(plan)
+    tally = _Tally(plan, max_bad, on_progress)
+    step = settings.batch_size
+    batches = [
+        rows[first : first + step]
+        for index in plan.todo
+        for rows in (settings.shard_range(index),)
+        for first in range(0, len(rows), step)
+    ]
+    workers = _default_workers() if workers is None else workers
+    with closing(prefetch(batches, partial(prepare, encoder, pairs), workers)) as prepared:
+        for index in plan.todo:
+            mine = islice(prepared, -(-len(settings.shard_range(index)) // step))
+            arrays, masked = embed_shard(encoder, mine, settings, index, tally.add)
+            tally.judge()
+            record = write_shard(plan.folder, index, settings, arrays, masked)
+            write_record(plan.folder, index, settings, record)
+            tally.finish_shard()
+    return _finish(plan, tally) if plan.rank == 0 else None
+
+
+def build_cache(
+    encoder: PairEncoder,
+    pairs: PairDataset,
+    out: Path,
+    *,
+    shard_rows: int = SHARD_ROWS,
+    batch_size: int = BATCH_SIZE,
+    rank: int = 0,
+    world: int = 1,
+    max_bad: float = MAX_BAD,
+    workers: int | None = None,
+    on_progress: Callable[[BuildProgress], None] = lambda _: None,
+) -> CacheManifest | None:
+    """``plan_build`` and ``run_build`` in one call."""
+    settings = cache_settings(encoder, pairs, shard_rows=shard_rows, batch_size=batch_size)
+    plan = plan_build(settings, pairs, out, rank=rank, world=world)
+    return run_build(encoder, pairs, plan, max_bad=max_bad, workers=workers, on_progress=on_progress)
+
+
+class _Tally:
+    """Counts rows and masked rows, tells of them, and stops where too many are masked."""
+
+    def __init__(self, plan: BuildPlan, max_bad: float, on_progress: Callable[[BuildProgress], None]) -> None:
+        self.rows = sum(record.rows for record in plan.done.values())
+        self.shards = len(plan.done)
+        self.masked = count_masked(list(plan.done.values()))
+        self._all_rows = plan.settings.rows
+        self._max_bad = max_bad
+        self._on_progress = on_progress
+        self._tell()
+
+    def add(self, batch: Prepared) -> None:
+        self.rows += len(batch.rows)
+        for reason in batch.reasons:
+            if reason is not None:
+                self.masked[reason] = self.masked.get(reason, 0) + 1
+        self.judge()
+        self._tell()
+
+    def finish_shard(self) -> None:
+        self.shards += 1
+        self._tell()
+
+    def judge(self) -> None:
+        if self.rows >= min(EARLY_ROWS, self._all_rows):
+            judge_masked(self.masked, self.rows, self._max_bad)
+
+    def _tell(self) -> None:
+        self._on_progress(BuildProgress(self.rows, sum(self.masked.values()), self.shards))
+
+    @property
+    def max_bad(self) -> float:
+        return self._max_bad
+
+
+def judge_masked(masked: dict[str, int], rows: int, max_bad: float) -> None:
+    """Stop where more than ``max_bad`` of ``rows`` are masked.
+
+    Raises:
+        DataError: they are.
+    """
+    bad = sum(masked.values())
+    if bad > max_bad * rows:
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(masked.items()))
+        raise DataError(
+            f"{bad:,} of {rows:,} rows cannot be used ({reasons}), more than the {max_bad:.1%} that --max-bad "
+            "allows; mend the data, or pass a larger --max-bad"
+        )
+
+
+def _finish(plan: BuildPlan, tally: _Tally) -> CacheManifest:
+    settings, own = plan.settings, set(plan.own)
+    records = []
+    digest = xxhash.xxh3_128()
+    for index in range(settings.shards):
+        while (record := _finished(plan.folder, index, settings, full=index not in own)) is None:
+            # Another process is still at it; if it died, its launcher ends this one too.
+            time.sleep(0.2)
+        arrays = map_shard(plan.folder / record.name, record, shard_fields(settings, index))
+        digest.update(np.ascontiguousarray(arrays["row_hash"]).tobytes())
+        records.append(record)
+    judge_masked(count_masked(records), settings.rows, tally.max_bad)
+    manifest = CacheManifest(settings, digest.hexdigest(), tuple(records))
+    write_manifest(plan.folder, manifest)
+    return manifest
+
+
+def _refuse_foreign(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise CacheError(f"{out} is a file; expected a folder for the cache, pass another --out")
+    foreign = sorted(p.name for p in out.iterdir() if not _OURS.fullmatch(p.name)) if out.is_dir() else []
+    if foreign:
+        raise CacheError(
+            f"{out} holds something else than a cache ({', '.join(foreign[:3])}{', …' * (len(foreign) > 3)}); "
+            "pass another --out"
+        )
+
+
+def _refuse_other_cache(out: Path, settings: CacheSettings) -> None:
+    found = read_manifest(out).settings if (out / MANIFEST).exists() else None
+    for path in [] if found is not None else sorted(out.glob("shard-*.json")):
+        record = read_record(out, int(path.stem.removeprefix("shard-")))
+        found = record[0] if record is not None else None
+        if found is not None:
+            break
+    if found is not None and (differences := settings.differences(found)):
+        raise StaleCacheError(
+            f"{out} already holds a cache made with {'; '.join(differences)}; pass another --out, repeat the "
+            "same command, or delete the folder"
+        )
+
+
+def _finished(out: Path, index: int, settings: CacheSettings, *, full: bool = True) -> ShardRecord | None:
+    """The record of a shard that is whole; None where it has to be made (again)."""
+    found = read_record(out, index)
+    if found is None or settings.differences(found[0]):
+        return None
+    try:
+        check_file(out / found[1].name, found[1], full=full)
+    except CacheError:
+        return None
+    return found[1]
+
+
+def _refuse_other_rows(
+    out: Path, index: int, record: ShardRecord, settings: CacheSettings, pairs: PairDataset
+) -> None:
+    known = map_shard(out / record.name, record, shard_fields(settings, index))["row_hash"]
+    rows = settings.shard_range(index)
+    for place in sorted(set(np.linspace(0, len(rows) - 1, SAMPLED_ROWS, dtype=int).tolist())):
+        if row_hash(pairs[rows[place]]) != tuple(known[place].tolist()):
+            raise StaleCacheError(
+                f"{out} already holds a cache made from other data: row {rows[place]:,} has changed; pass another "
+                "--out, or delete the folder"
+            )
+
+
+def _remove_leftovers(plan: BuildPlan) -> None:
+    # Files that a killed process left half-written, and records whose shard is no longer whole.
+    for index in plan.todo:
+        record_path(plan.folder, index).unlink(missing_ok=True)
+        for name in (shard_name(index), record_path(plan.folder, index).name):
+            for leftover in plan.folder.glob(f".{name}.*.tmp"):
+                leftover.unlink(missing_ok=True)
+    if plan.rank == 0:
+        for leftover in plan.folder.glob(f".{MANIFEST}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
+def _default_workers() -> int:
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(16, (os.cpu_count() or 1) // processes))

@@ -1,0 +1,155 @@
+"""From rows of the data to the arrays of a shard: decoding overlaps the teacher's forward pass."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmkd.cache.manifest import CacheSettings
+from mmkd.cache.shard import shard_fields
+from mmkd.data import PairDataset, row_hash
+from mmkd.encoders import PairEncoder
+from mmkd.errors import CacheError, ModelError
+from mmkd.images import BadImageError, decode_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NO_CAPTION = "no caption"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch of rows, ready for the teacher.
+
+    Attributes:
+        rows: which rows, consecutive.
+        hashes: xxh3_64 of image bytes and captions, one pair a row.
+        captions: the captions of each row; none where the row is masked.
+        reasons: why a row is masked; None where it is not.
+        pixels: float32 (B - masked, 3, S, S) of the rows that are not; None where all are.
+    """
+
+    rows: range
+    hashes: list[tuple[int, int]]
+    captions: list[tuple[str, ...]]
+    reasons: list[str | None]
+    pixels: torch.Tensor | None
+
+
+def prepare(encoder: PairEncoder, pairs: PairDataset, rows: range) -> Prepared:
+    """Read, decode and preprocess ``rows``."""
+    images: list[Image] = []
+    hashes, captions, reasons = [], [], []
+    for row in rows:
+        pair = pairs[row]
+        hashes.append(row_hash(pair))
+        reason = None if pair.captions else NO_CAPTION
+        try:
+            image = decode_image(pair.image)
+            if reason is None:
+                images.append(image)
+        except BadImageError as error:
+            reason = error.reason
+        reasons.append(reason)
+        captions.append(pair.captions if reason is None else ())
+    return Prepared(rows, hashes, captions, reasons, encoder.preprocess(images) if images else None)
+
+
+def prefetch(
+    batches: Iterable[range], prepare_rows: Callable[[range], Prepared], workers: int
+) -> Iterator[Prepared]:
+    """Prepare ``batches`` in order by ``workers`` threads, a few ahead (Pillow and numpy free the interpreter)."""
+    if workers < 1:
+        yield from map(prepare_rows, batches)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prepare")
+    waiting: deque[Future[Prepared]] = deque()
+    try:
+        for rows in batches:
+            waiting.append(pool.submit(prepare_rows, rows))
+            if len(waiting) > workers + 2:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def embed_shard(
+    encoder: PairEncoder,
+    batches: Iterable[Prepared],
+    settings: CacheSettings,
+    index: int,
+    on_batch: Callable[[Prepared], None],
+) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:
+    """The arrays of shard ``index``, and its masked rows counted by reason.
+
+    Args:
+        batches: the shard's rows, in order; no batch reaches into another shard.
+        on_batch: called after the images of a batch are embedded.
+
+    Raises:
+        ModelError: the teacher gives vectors that are not finite.
+        CacheError: the device has too little memory for the batch.
+    """
+    arrays = {name: np.zeros(f.shape, f.dtype) for name, f in shard_fields(settings, index).items()}
+    start = settings.shard_range(index).start
+    captions: list[tuple[str, ...]] = []
+    masked: Counter[str] = Counter()
+    try:
+        for batch in batches:
+            here = slice(batch.rows.start - start, batch.rows.stop - start)
+            good = np.array([reason is None for reason in batch.reasons])
+            arrays["row_hash"][here] = batch.hashes
+            arrays["valid"][here] = good
+            if batch.pixels is not None:
+                image, norm = _unit(encoder.encode_pixels(batch.pixels), settings)
+                arrays["image"][here][good, 0], arrays["image_norm"][here][good, 0] = image, norm
+            captions += batch.captions
+            masked.update(reason for reason in batch.reasons if reason is not None)
+            on_batch(batch)
+        _embed_captions(encoder, captions, settings, arrays)
+    except torch.OutOfMemoryError as error:
+        raise CacheError(
+            f"the device has too little memory for batches of {settings.batch_size}; pass a smaller --batch-size"
+        ) from error
+    return arrays, dict(masked)
+
+
+def _embed_captions(
+    encoder: PairEncoder,
+    captions: Sequence[tuple[str, ...]],
+    settings: CacheSettings,
+    arrays: dict[str, NDArray[Any]],
+) -> None:
+    # Each distinct caption once; neighbours in length share a batch, so that little of it is padding.
+    distinct = sorted({text for texts in captions for text in texts}, key=lambda text: (len(text), text))
+    place = {text: number for number, text in enumerate(distinct)}
+    units = np.empty((len(distinct), settings.teacher.dim), np.float16)
+    norms = np.empty(len(distinct), np.float32)
+    for first in range(0, len(distinct), settings.batch_size):
+        batch = slice(first, first + settings.batch_size)
+        units[batch], norms[batch] = _unit(encoder.encode_texts(distinct[batch]), settings)
+    for row, texts in enumerate(captions):
+        where = [place[text] for text in texts]
+        arrays["captions"][row] = len(texts)
+        arrays["text"][row, : len(texts)] = units[where]
+        arrays["text_norm"][row, : len(texts)] = norms[where]
+
+
+def _unit(vectors: torch.Tensor, settings: CacheSettings) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    """Unit vectors (B, D) and the lengths (B,) that they had."""
+    raw: NDArray[np.float32] = vectors.numpy()
+    norms = np.linalg.norm(raw, axis=1)
+    if not (np.isfinite(norms).all() and (norms > 0).all()):
+        raise ModelError(
+            f"the teacher {settings.teacher.model} gives vectors that are zero or not finite in {settings.dtype}; "
+            + ("its weights are broken" if settings.dtype == "float32" else "pass --dtype float32")
+        )
+    return (raw / norms[:, None]).astype(np.float16), norms

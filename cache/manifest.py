@@ -1,0 +1,368 @@
+"""What a cache says of itself: the manifest, and the completion record of each shard."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmkd.data import DataSource
+from mmkd.embeddings import TeacherSpec
+from mmkd.errors import CacheError, DataError, MmkdError
+from mmkd.files import read_json, write_json
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+VIEW_0 = {"policy": "teacher-preprocessing", "seed": 0}
+DTYPES = ("float32", "bfloat16", "float16")
+_HASH = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """What was asked for; equal settings and equal data give equal bytes on one kind of machine.
+
+    Attributes:
+        teacher: the teacher that embeds.
+        sources: where the pairs come from, every guess resolved.
+        limit: rows kept of the whole; None for all.
+        rows: R, rows in all shards, masked ones included.
+        captions: C, the room for captions in each row.
+        dtype: precision of the teacher's forward pass; the vectors are stored as float16.
+        batch_size: images, or captions, of one forward pass.
+        shard_rows: rows of each shard but the last, which may have fewer.
+    """
+
+    teacher: TeacherSpec
+    sources: tuple[DataSource, ...]
+    limit: int | None
+    rows: int
+    captions: int
+    dtype: str
+    batch_size: int
+    shard_rows: int
+
+    @property
+    def shards(self) -> int:
+        """How many shards the rows fill."""
+        return -(-self.rows // self.shard_rows)
+
+    def shard_range(self, index: int) -> range:
+        """The rows of shard ``index``."""
+        return range(index * self.shard_rows, min((index + 1) * self.shard_rows, self.rows))
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**asdict(self), "sources": [s.to_json() for s in self.sources], "views": [VIEW_0]}
+
+    @classmethod
+    def from_json(cls, value: Any) -> "CacheSettings":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            CacheError: anything is missing, unknown, or of the wrong type.
+        """
+        _expect_keys(value, {*cls.__dataclass_fields__, "views"}, "the settings")
+        if value["views"] != [VIEW_0]:
+            raise CacheError(
+                f"found the views {value['views']}; expected the teacher's own preprocessing alone"
+            )
+        if not isinstance(value["sources"], list) or not value["sources"]:
+            raise CacheError("the settings name no data source")
+        if value["dtype"] not in DTYPES:
+            raise CacheError(f"found dtype {value['dtype']!r}; expected one of {', '.join(DTYPES)}")
+        limit = value["limit"]
+        return cls(
+            teacher=_teacher(value["teacher"]),
+            sources=tuple(_source(source) for source in value["sources"]),
+            limit=limit if limit is None else _number(value, "limit", 1),
+            rows=_number(value, "rows", 1),
+            captions=_number(value, "captions", 1, most=65_535),
+            dtype=value["dtype"],
+            batch_size=_number(value, "batch_size", 1),
+            shard_rows=_number(value, "shard_rows", 1),
+        )
+
+    def differences(self, other: "CacheSettings") -> list[str]:
+        """What differs, in words: ``batch_size 64 (here 32)``; the teacher's name does not count."""
+        mine, theirs = self.to_json(), other.to_json()
+        changed = [
+            f"{name} {theirs[name]} (here {mine[name]})"
+            for name in ("limit", "rows", "captions", "dtype", "batch_size", "shard_rows")
+            if mine[name] != theirs[name]
+        ]
+        if self.sources != other.sources:
+            named = [", ".join(source.spec for source in s.sources) for s in (other, self)]
+            same = named[0] == named[1]
+            changed.append("other columns of the data" if same else f"data {named[0]} (here {named[1]})")
+        return [*teacher_differences(other.teacher, self.teacher), *changed]
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One finished shard.
+
+    Attributes:
+        name: the file's name.
+        rows: its rows.
+        bytes: the file's size.
+        xxh3_128: hash of the file, 32 hexadecimal digits.
+        masked: rows without a usable image or caption, counted by reason.
+    """
+
+    name: str
+    rows: int
+    bytes: int
+    xxh3_128: str
+    masked: dict[str, int]
+
+    @classmethod
+    def from_json(cls, value: Any) -> "ShardRecord":
+        """Read what ``dataclasses.asdict`` gave.
+
+        Raises:
+            CacheError: anything is missing, unknown, or of the wrong type.
+        """
+        _expect_keys(value, set(cls.__dataclass_fields__), "a shard")
+        return cls(
+            name=_text(value, "name"),
+            rows=_number(value, "rows", 1),
+            bytes=_number(value, "bytes", 1),
+            xxh3_128=_hash(value, "xxh3_128"),
+            masked=_counts(value["masked"]),
+        )
+
+
+@dataclass(frozen=True)
+class CacheManifest:
+    """The whole cache; written last, so a folder with a manifest is a finished cache.
+
+    Attributes:
+        settings: what was asked for.
+        data_hash: xxh3_128 of all row hashes in order.
+        shards: the shards in order of their rows.
+    """
+
+    settings: CacheSettings
+    data_hash: str
+    shards: tuple[ShardRecord, ...]
+
+    @property
+    def teacher(self) -> TeacherSpec:
+        """The teacher that made the embeddings."""
+        return self.settings.teacher
+
+    @property
+    def sources(self) -> list[DataSource]:
+        """Where the pairs came from."""
+        return list(self.settings.sources)
+
+    @property
+    def limit(self) -> int | None:
+        """Rows kept of the whole; None for all."""
+        return self.settings.limit
+
+    @property
+    def rows(self) -> int:
+        """R, masked rows included."""
+        return self.settings.rows
+
+    @property
+    def masked(self) -> dict[str, int]:
+        """Masked rows, counted by reason."""
+        return count_masked(self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "schema": SCHEMA,
+            "settings": self.settings.to_json(),
+            "data_hash": self.data_hash,
+            "masked": self.masked,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "CacheManifest":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            CacheError: another schema version, or anything missing, unknown, of the wrong type, or at odds.
+        """
+        _expect_schema(value)
+        _expect_keys(value, {"schema", "settings", "data_hash", "masked", "shards"}, "the manifest")
+        settings = CacheSettings.from_json(value["settings"])
+        if not isinstance(value["shards"], list) or len(value["shards"]) != settings.shards:
+            raise CacheError(f"found another number of shards than the {settings.shards} that its rows fill")
+        shards = tuple(ShardRecord.from_json(shard) for shard in value["shards"])
+        for index, shard in enumerate(shards):
+            _expect_place(shard, index, settings)
+        manifest = cls(settings, _hash(value, "data_hash"), shards)
+        if _counts(value["masked"]) != manifest.masked:
+            raise CacheError("the masked rows do not add up to those of the shards")
+        return manifest
+
+
+def count_masked(shards: Sequence[ShardRecord]) -> dict[str, int]:
+    """Masked rows of ``shards``, counted by reason."""
+    counts: dict[str, int] = {}
+    for shard in shards:
+        for reason, number in shard.masked.items():
+            counts[reason] = counts.get(reason, 0) + number
+    return dict(sorted(counts.items()))
+
+
+def shard_name(index: int) -> str:
+    """File name of shard ``index``."""
+    return f"shard-{index:05d}.h5"
+
+
+def record_path(folder: Path, index: int) -> Path:
+    """Where shard ``index`` has its completion record."""
+    return folder / f"shard-{index:05d}.json"
+
+
+def read_manifest(folder: Path) -> CacheManifest:
+    """Read and check a cache's manifest.
+
+    Raises:
+        CacheError: there is none, or it cannot be trusted.
+    """
+    if not folder.is_dir():
+        raise CacheError(
+            f"no cache at {folder}; make one with `mmkd cache-teacher --out {folder}`, or pass --cache"
+        )
+    if not (folder / MANIFEST).is_file():
+        started = record_path(folder, 0).exists()
+        raise CacheError(
+            f"the cache {folder} is not finished (it has no {MANIFEST}); run the same `cache-teacher` again"
+            if started
+            else f"{folder} holds no {MANIFEST}; expected a cache made by `mmkd cache-teacher` (--cache)"
+        )
+    try:
+        return CacheManifest.from_json(read_json(folder / MANIFEST))
+    except MmkdError as error:
+        raise CacheError(f"cannot use the cache {folder}: {error}") from error
+
+
+def write_manifest(folder: Path, manifest: CacheManifest) -> None:
+    """Write a cache's manifest, whole or not at all."""
+    write_json(folder / MANIFEST, manifest.to_json())
+
+
+def write_record(folder: Path, index: int, settings: CacheSettings, record: ShardRecord) -> None:
+    """Write a shard's completion record, whole or not at all."""
+    value = {"schema": SCHEMA, "settings": settings.to_json(), "shard": asdict(record)}
+    write_json(record_path(folder, index), value)
+
+
+def read_record(folder: Path, index: int) -> tuple[CacheSettings, ShardRecord] | None:
+    """A shard's completion record with the settings it was made by; None where there is none.
+
+    Raises:
+        CacheError: it cannot be trusted.
+    """
+    path = record_path(folder, index)
+    if not path.is_file():
+        return None
+    try:
+        value = read_json(path)
+        _expect_schema(value)
+        _expect_keys(value, {"schema", "settings", "shard"}, "the record")
+        settings = CacheSettings.from_json(value["settings"])
+        record = ShardRecord.from_json(value["shard"])
+        _expect_place(record, index, settings)
+    except MmkdError as error:
+        raise CacheError(f"cannot use {path}: {error}; delete it to make its shard again") from error
+    return settings, record
+
+
+def teacher_differences(found: TeacherSpec, wanted: TeacherSpec) -> list[str]:
+    """What sets two teachers apart, in words; their names and revisions do not count."""
+    words = {"weights_hash": "weights", "preprocess_hash": "preprocessing", "tokenizer_hash": "tokenizer"}
+    changed = [
+        f"{word} {getattr(found, name)[:4]}… (here {getattr(wanted, name)[:4]}…)"
+        for name, word in words.items()
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    return changed + [
+        f"{name} {getattr(found, name)} (here {getattr(wanted, name)})"
+        for name in ("dim", "layers")
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+
+
+def _expect_schema(value: dict[str, Any]) -> None:
+    if value.get("schema") != SCHEMA:
+        raise CacheError(f"found format version {value.get('schema')!r}; this mmkd reads version {SCHEMA}")
+
+
+def _expect_keys(value: Any, keys: set[str], what: str) -> None:
+    if not isinstance(value, dict) or set(value) != keys:
+        found = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else type(value).__name__
+        raise CacheError(f"found {found} in {what}; expected {', '.join(sorted(keys))}")
+
+
+def _expect_place(record: ShardRecord, index: int, settings: CacheSettings) -> None:
+    # Only these names are ever opened, so a manifest cannot point outside its folder.
+    rows = settings.shard_range(index)
+    if record.name != shard_name(index) or record.rows != len(rows):
+        raise CacheError(
+            f"found shard {record.name!r} of {record.rows} rows; expected {shard_name(index)} of {len(rows)}"
+        )
+
+
+def _number(value: dict[str, Any], key: str, least: int, most: int = 1 << 48) -> int:
+    number = value[key]
+    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
+        raise CacheError(f"found {key} {number!r}; expected a whole number from {least} to {most}")
+    return number
+
+
+def _text(value: dict[str, Any], key: str) -> str:
+    if not isinstance(value[key], str):
+        raise CacheError(f"found {key} {value[key]!r}; expected text")
+    return str(value[key])
+
+
+def _hash(value: dict[str, Any], key: str) -> str:
+    if not _HASH.fullmatch(_text(value, key)):
+        raise CacheError(f"found {key} {value[key]!r}; expected 32 hexadecimal digits")
+    return str(value[key])
+
+
+def _counts(value: Any) -> dict[str, int]:
+    if not isinstance(value, dict):
+        raise CacheError(f"found masked {value!r}; expected counts by reason")
+    return {str(reason): _number(value, reason, 0) for reason in value}
+
+
+def _source(value: Any) -> DataSource:
+    try:
+        return DataSource.from_json(value if isinstance(value, dict) else {})
+    except DataError as error:
+        raise CacheError(str(error)) from error
+
+
+def _teacher(value: Any) -> TeacherSpec:
+    _expect_keys(value, set(TeacherSpec.__dataclass_fields__), "the teacher")
+    layers, scale, revision = value["layers"], value["logit_scale"], value["revision"]
+    if not (isinstance(layers, list) and len(layers) == 2 and all(type(n) is int and n > 0 for n in layers)):
+        raise CacheError(f"found layers {layers!r}; expected two whole numbers")
+    if type(scale) not in (int, float) or not 0 < scale < float("inf"):
+        raise CacheError(f"found logit_scale {scale!r}; expected a number above 0")
+    return TeacherSpec(
+        model=_text(value, "model"),
+        revision=None if revision is None else _text(value, "revision"),
+        weights_hash=_hash(value, "weights_hash"),
+        preprocess_hash=_hash(value, "preprocess_hash"),
+        tokenizer_hash=_hash(value, "tokenizer_hash"),
+        dim=_number(value, "dim", 1, most=65_536),
+        logit_scale=float(scale),
+        layers=(layers[0], layers[1]),
+    )

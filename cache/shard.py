@@ -1,0 +1,188 @@
+"""One shard: fixed-shape, contiguous, page-aligned HDF5 datasets, so that a reader can map them."""
+
+import errno
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from mmkd.cache.manifest import CacheSettings, ShardRecord, shard_name
+from mmkd.errors import CacheError
+from mmkd.files import atomic_file
+
+ALIGNMENT = 4096
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Field:
+    """Type and shape of one dataset of a shard."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the data."""
+        return self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
+
+
+def fields(rows: int, captions: int, dim: int) -> dict[str, Field]:
+    """The datasets of a shard of ``rows`` rows, format version 1 (one view)."""
+    return {
+        "image": Field(np.dtype("<f2"), (rows, 1, dim)),
+        "image_norm": Field(np.dtype("<f4"), (rows, 1)),
+        "text": Field(np.dtype("<f2"), (rows, captions, dim)),
+        "text_norm": Field(np.dtype("<f4"), (rows, captions)),
+        "valid": Field(np.dtype("u1"), (rows,)),
+        "captions": Field(np.dtype("<u2"), (rows,)),
+        "row_hash": Field(np.dtype("<u8"), (rows, 2)),
+    }
+
+
+def shard_fields(settings: CacheSettings, index: int) -> dict[str, Field]:
+    """The datasets of shard ``index``."""
+    return fields(len(settings.shard_range(index)), settings.captions, settings.teacher.dim)
+
+
+def shard_bytes(settings: CacheSettings, index: int) -> int:
+    """About the size of shard ``index``: its data, each dataset padded to a page, and the header."""
+    return sum(f.bytes + ALIGNMENT for f in shard_fields(settings, index).values()) + ALIGNMENT
+
+
+def hash_file(path: Path) -> str:
+    """xxh3_128 of a file."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_shard(
+    folder: Path, index: int, settings: CacheSettings, arrays: Arrays, masked: dict[str, int]
+) -> ShardRecord:
+    """Write shard ``index``, whole or not at all.
+
+    Raises:
+        CacheError: the disk is full.
+    """
+    expected = shard_fields(settings, index)
+    path = folder / shard_name(index)
+    try:
+        with atomic_file(path) as temporary:
+            _write(temporary, expected, arrays)
+            size, digest = temporary.stat().st_size, hash_file(temporary)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+            raise disk_full(folder, shard_bytes(settings, index)) from error
+        raise
+    return ShardRecord(
+        path.name, len(settings.shard_range(index)), size, digest, dict(sorted(masked.items()))
+    )
+
+
+def disk_full(folder: Path, needed: int) -> CacheError:
+    """The error for a disk that cannot take ``needed`` more bytes."""
+    return CacheError(
+        f"the disk of {folder} has {free_bytes(folder) / 1e9:,.3f} GB free, but {needed / 1e9:,.3f} GB more "
+        "are needed; free some space and run the same command again, or pass another --out"
+    )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where ``folder`` is, or will be."""
+    while not folder.exists():
+        folder = folder.absolute().parent
+    return shutil.disk_usage(folder).free
+
+
+def _write(path: Path, expected: dict[str, Field], arrays: Arrays) -> None:
+    options = {"libver": ("v108", "v108"), "alignment_threshold": 1, "alignment_interval": ALIGNMENT}
+    with h5py.File(path, "w", **options) as file:
+        for name, field in expected.items():
+            array = arrays[name]
+            if array.shape != field.shape or array.dtype != field.dtype:
+                raise ValueError(
+                    f"{name} is {array.dtype} {array.shape}; expected {field.dtype} {field.shape}"
+                )
+            # Times would make the bytes differ from run to run.
+            file.create_dataset(name, data=array, track_times=False)
+
+
+def check_file(path: Path, record: ShardRecord, *, full: bool) -> None:
+    """Hold a shard's file against its record: size and, if ``full``, hash.
+
+    Raises:
+        CacheError: it is missing or has changed.
+    """
+    again = "run the same `mmkd cache-teacher` again to mend it"
+    if path.is_symlink() or not path.is_file():
+        raise CacheError(f"{path} is missing; {again}")
+    size = path.stat().st_size
+    if size != record.bytes:
+        raise CacheError(f"{path} has {size:,} bytes; expected {record.bytes:,}; {again}")
+    if full and (found := hash_file(path)) != record.xxh3_128:
+        raise CacheError(
+            f"{path} is damaged: its bytes hash to {found[:8]}…, expected {record.xxh3_128[:8]}…; {again}"
+        )
+
+
+def map_shard(path: Path, record: ShardRecord, expected: dict[str, Field]) -> dict[str, NDArray[Any]]:
+    """Map a shard's datasets read-only, after checking all that an untrusted file could lie about.
+
+    Raises:
+        CacheError: the file is missing, has another size, or is not built as format version 1 says.
+    """
+    check_file(path, record, full=False)
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            offsets = _offsets(file, expected, path.stat().st_size)
+    except CacheError as error:
+        raise CacheError(f"refused {path}: {error}") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise CacheError(f"{path} is not readable HDF5: {' '.join(str(error).split())}") from error
+    # One map a shard: the kernel allows a process some 65,000.
+    raw = np.memmap(path, dtype=np.uint8, mode="r")
+    return {
+        name: raw[offsets[name] : offsets[name] + field.bytes].view(field.dtype).reshape(field.shape)
+        for name, field in expected.items()
+    }
+
+
+def _offsets(file: Any, expected: dict[str, Field], size: int) -> dict[str, int]:
+    if sorted(file) != sorted(expected):
+        raise CacheError(
+            f"found the datasets {', '.join(sorted(file))}; expected {', '.join(sorted(expected))}"
+        )
+    # All links first: to look into a dataset is to follow its link.
+    for name in expected:
+        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+            raise CacheError(f"{name!r} is a link to somewhere else; expected a dataset of the file itself")
+        if file.get(name, getclass=True) is not h5py.Dataset:
+            raise CacheError(f"{name!r} is not a dataset")
+    return {name: _offset(file[name], name, field, size) for name, field in expected.items()}
+
+
+def _offset(dataset: Any, name: str, field: Field, size: int) -> int:
+    plan = dataset.id.get_create_plist()
+    if plan.get_layout() != h5py.h5d.CONTIGUOUS:
+        raise CacheError(f"{name!r} is virtual, chunked or compact; expected contiguous storage")
+    if plan.get_external_count() != 0:
+        raise CacheError(f"{name!r} keeps its data in another file; expected it in the shard itself")
+    if plan.get_nfilters() != 0:
+        raise CacheError(f"{name!r} is filtered; expected plain bytes")
+    if dataset.dtype != field.dtype or dataset.shape != field.shape:
+        raise CacheError(f"{name!r} is {dataset.dtype} {dataset.shape}; expected {field.dtype} {field.shape}")
+    offset = dataset.id.get_offset()
+    if offset is None or offset < 0 or offset + field.bytes > size:
+        raise CacheError(f"{name!r} claims {field.bytes:,} bytes that are not in the file")
+    if dataset.id.get_storage_size() != field.bytes:
+        raise CacheError(f"{name!r} stores {dataset.id.get_storage_size():,} bytes; expected {field.bytes:,}")
+    return int(offset)

@@ -1,0 +1,178 @@
+"""A finished cache as the core's ``TeacherStore``: rows in, embeddings out."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+
+from mmkd.cache.manifest import CacheManifest, read_manifest, teacher_differences
+from mmkd.cache.shard import check_file, map_shard, shard_fields
+from mmkd.data import PairDataset, row_hash
+from mmkd.embeddings import Embeddings, TeacherSpec
+from mmkd.errors import StaleCacheError
+
+
+class CacheStore:
+    """A cache on disk, mapped shard by shard when first read; sent to worker processes as its path.
+
+    Attributes:
+        folder: where it is.
+        manifest: what it says of itself.
+    """
+
+    def __init__(self, folder: Path, manifest: CacheManifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._maps: dict[int, dict[str, NDArray[Any]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "manifest": self.manifest, "_maps": {}}
+
+    def __len__(self) -> int:
+        return self.manifest.rows
+
+    @property
+    def spec(self) -> TeacherSpec:
+        """The teacher that made the embeddings."""
+        return self.manifest.teacher
+
+    @cached_property
+    def key(self) -> str:
+        """xxh3_128 of the manifest, which holds the hash of every shard."""
+        text = json.dumps(self.manifest.to_json(), sort_keys=True, ensure_ascii=False)
+        return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
+
+    @cached_property
+    def valid(self) -> NDArray[np.bool_]:
+        """bool (R,): False where the pair was masked."""
+        return self._column("valid") != 0
+
+    @cached_property
+    def caption_counts(self) -> NDArray[np.uint16]:
+        """uint16 (R,): captions of each row."""
+        return self._column("captions")
+
+    @cached_property
+    def row_hashes(self) -> NDArray[np.uint64]:
+        """uint64 (R, 2): xxh3_64 of each row's image bytes and of its captions."""
+        return self._column("row_hash")
+
+    def read(self, rows: NDArray[np.int64], captions: NDArray[np.int64] | None = None) -> Embeddings:
+        """Embeddings of ``rows`` in the order asked for; a masked row's are zero.
+
+        Args:
+            rows: int64 (B,), each below ``len(self)``.
+            captions: int64 (B,), which caption of its row; default: the first.
+
+        Raises:
+            IndexError: a row or a caption that is not there.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        which = np.zeros_like(rows) if captions is None else np.asarray(captions, dtype=np.int64)
+        if which.shape != rows.shape or rows.ndim != 1:
+            raise IndexError(f"found rows {rows.shape} and captions {which.shape}; expected two (B,)")
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a cache of {len(self)} rows")
+        # A masked row may have no caption; its zero vector can still be asked for.
+        if captions is not None and ((which < 0) | (which >= np.maximum(self.caption_counts[rows], 1))).any():
+            raise IndexError(f"captions {which.min()} to {which.max()}, but the rows have fewer")
+        image = np.empty((len(rows), self.spec.dim), dtype=np.float32)
+        text = np.empty_like(image)
+        shard_of = rows // self.manifest.settings.shard_rows
+        for shard in np.unique(shard_of):
+            here = np.flatnonzero(shard_of == shard)
+            inside = rows[here] - shard * self.manifest.settings.shard_rows
+            arrays = self._shard(int(shard))
+            image[here] = arrays["image"][inside, 0]
+            text[here] = arrays["text"][inside, which[here]]
+        return Embeddings(torch.from_numpy(image), torch.from_numpy(text))
+
+    def verify(self) -> None:
+        """Hold every shard's bytes against the manifest, then its structure against the format.
+
+        Raises:
+            CacheError: a shard is missing, has changed, or is not built as the format says.
+        """
+        for index, record in enumerate(self.manifest.shards):
+            check_file(self.folder / record.name, record, full=True)
+            self._shard(index)
+
+    def _shard(self, index: int) -> dict[str, NDArray[Any]]:
+        if index not in self._maps:
+            record = self.manifest.shards[index]
+            expected = shard_fields(self.manifest.settings, index)
+            self._maps[index] = map_shard(self.folder / record.name, record, expected)
+        return self._maps[index]
+
+    def _column(self, name: str) -> NDArray[Any]:
+        return np.concatenate([self._shard(index)[name] for index in range(len(self.manifest.shards))])
+
+
+def open_cache(path: str | Path, *, verify: bool = True) -> CacheStore:
+    """Open a finished cache.
+
+    Args:
+        path: the cache's folder.
+        verify: hash every shard against the manifest first (as fast as the disk reads); without it a shard's
+            size and structure are checked when it is first read.
+
+    Raises:
+        CacheError: there is no finished cache, it is damaged, or it cannot be trusted.
+    """
+    folder = Path(path)
+    store = CacheStore(folder, read_manifest(folder))
+    if verify:
+        store.verify()
+    return store
+
+
+def check_teacher(store: CacheStore, spec: TeacherSpec) -> None:
+    """Hold the teacher that made a cache against another.
+
+    Raises:
+        StaleCacheError: their weights, preprocessing, tokenizer or sizes differ.
+    """
+    changed = teacher_differences(store.spec, spec)
+    if not changed:
+        return
+    same = store.spec.model == spec.model
+    raise StaleCacheError(
+        f"{store.folder} was made by {store.spec.model} with {', '.join(changed).replace('(here', '(now')}"
+        + ("" if same else f", but this run asks for {spec.model}")
+        + "; make it again with `mmkd cache-teacher --out NEW`, or pass "
+        + ("--revision" if same and spec.revision else "--cache")
+    )
+
+
+def check_data(store: CacheStore, pairs: PairDataset, *, sample: int = 4096) -> None:
+    """Hold a cache against the data: the number of rows, and the hashes of ``sample`` rows spread evenly.
+
+    The data may have fewer rows than the cache (a training's limit): row i of one is row i of the other.
+
+    Raises:
+        StaleCacheError: the data has more rows than the cache, or other rows.
+        CacheError: the cache cannot be read.
+    """
+    again = "make it again with `mmkd cache-teacher --out NEW`, or pass the --data that it was made from"
+    if len(pairs) > len(store):
+        raise StaleCacheError(
+            f"{store.folder} holds {len(store):,} rows, but the data has {len(pairs):,}; {again}, or --limit"
+        )
+    rows = np.unique(np.linspace(0, len(pairs) - 1, num=min(sample, len(pairs)), dtype=np.int64))
+    differ = mismatched_rows(store, pairs, rows)
+    if differ:
+        raise StaleCacheError(
+            f"{store.folder} was made from other data: {len(differ):,} of {len(rows):,} rows looked at "
+            f"differ, the first of them row {differ[0]:,}; {again}"
+        )
+
+
+def mismatched_rows(store: CacheStore, pairs: PairDataset, rows: NDArray[np.int64]) -> list[int]:
+    """Those of ``rows`` whose image bytes or captions are not the ones that were embedded."""
+    known = store.row_hashes
+    return [row for row in rows.tolist() if row_hash(pairs[row]) != tuple(known[row].tolist())]
