@@ -1,0 +1,120 @@
+"""What the demo says at its end."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkd.cli.console import console
+from mmkd.cli.demo_workspace import DemoWorkspace
+from mmkd.files import read_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SET_TITLES = {"seen": "classes of the training scenes", "never-seen": "classes never drawn for training"}
+
+REAL_COMMANDS = (
+    "mmkd cache-teacher --teacher openai/clip-vit-base-patch32 --data pixparse/cc3m-wds",
+    "accelerate launch -m mmkd train --kd mse+cos",
+    "mmkd eval zero-shot",
+    "mmkd eval bias",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One metric on one test set, as the reports have it: {value, low, high, chance}, fractions of 1."""
+
+    title: str
+    metric: str
+    teacher: dict[str, Any]
+    student: dict[str, Any]
+    scratch: dict[str, Any]
+    kept: float | None
+
+    @property
+    def clear(self) -> bool:
+        """Whether the intervals of student and scratch do not touch."""
+        return bool(self.student["low"] > self.scratch["high"])
+
+
+def read_lines(student_report: Path, scratch_report: Path) -> list[Line]:
+    """Put two reports of ``mmkd eval zero-shot`` beside one another."""
+    lines = []
+    sets = zip(read_json(student_report)["sets"], read_json(scratch_report)["sets"], strict=True)
+    for one, other in sets:
+        models = one["models"]
+        for metric in ("top-1", "top-5"):
+            lines.append(
+                Line(
+                    title=SET_TITLES[one["name"]],
+                    metric=metric,
+                    teacher=models["teacher"]["scores"][metric],
+                    student=models["student"]["scores"][metric],
+                    scratch=other["models"]["student"]["scores"][metric],
+                    kept=models["student"]["retention"].get(metric),
+                )
+            )
+    return lines
+
+
+def table(lines: list[Line]) -> "Table":
+    """Teacher, student and scratch against chance, percent with 95 % intervals."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    grid = Table(box=SIMPLE_HEAD, title="zero-shot, 160 classes: percent right [95 % interval]")
+    grid.add_column("")
+    grid.add_column("")
+    for name in ("chance", "teacher", "student", "kept", "from scratch"):
+        grid.add_column(name, justify="right", no_wrap=True)
+    for number, line in enumerate(lines):
+        first = number == 0 or lines[number - 1].title != line.title
+        grid.add_row(
+            line.title if first else "",
+            line.metric,
+            f"{100 * line.teacher['chance']:.1f}",
+            _cell(line.teacher),
+            _cell(line.student),
+            "" if line.kept is None else f"{100 * line.kept:.0f} %",
+            _cell(line.scratch),
+        )
+    return grid
+
+
+def verdict(lines: list[Line]) -> str:
+    """Whether distillation paid, in one sentence."""
+    line = lines[0]
+    student, scratch = (100 * score["value"] for score in (line.student, line.scratch))
+    numbers = f"{student:.1f} % against {scratch:.1f} % top-1, same size, pairs, budget and seed"
+    if line.clear:
+        return f"The distilled student beats the one from scratch: {numbers}."
+    return f"The distilled student does not clearly beat the one from scratch: {numbers}."
+
+
+def show_result(demo: DemoWorkspace, student: Path, lines: list[Line], taken: str) -> None:
+    """Print the table, what was written, and what to type next."""
+    console.print()
+    console.print(table(lines))
+    console.print(verdict(lines), markup=False, soft_wrap=True)
+    console.print(f"\nwritten in {taken}:", markup=False)
+    written = [
+        (demo.pairs.parent, "the scenes"),
+        (demo.teacher, "the teacher, 12 + 12 layers"),
+        (demo.space.cache, "its embeddings of the training scenes"),
+        (student / "student", "the student, for CLIPModel.from_pretrained"),
+        *((file, "report") for file in sorted(student.iterdir()) if file.suffix in (".png", ".svg")),
+        *((file, "report") for file in sorted(student.glob("*.json")) if file.name != "run.json"),
+        (demo.scratch / "student", "the same from scratch"),
+        (demo.space.settings, "lets plain `mmkd train --kd mse+cos` and `mmkd eval ...` run here"),
+    ]
+    width = max(len(str(path)) for path, _ in written)
+    for path, what in written:
+        console.print(f"  {path!s:<{width}}   {what}", markup=False, soft_wrap=True)
+    console.print("\nthe same four commands with a real teacher, in a workspace of its own:", markup=False)
+    for command in ("export MMKD_WORK=clip-work", *REAL_COMMANDS):
+        console.print(f"  {command}", markup=False, soft_wrap=True)
+
+
+def _cell(score: dict[str, Any]) -> str:
+    return f"{100 * score['value']:.1f} \\[{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
