@@ -26,8 +26,8 @@ def load_or_mine(store: "CacheStore", rows: NDArray[np.int64], *, k: int, seed: 
         seed: of the choice among rows with one caption.
     """
     digest = xxhash.xxh3_128(f"{_VERSION}/{store.key}/{k}/{seed}".encode())
-    digest.update(np.ascontiguousarray(rows))
-    file = Path(store.path) / f"neighbours-{digest.hexdigest()[:16]}.h5"
+    digest.update(rows.tobytes())
+    file = store.folder / f"neighbours-{digest.hexdigest()[:16]}.h5"
     found = _load(file, len(store))
     if found is None:
         found = mine_neighbours(store, rows, k=k, seed=seed)
@@ -53,22 +53,14 @@ def _load(file: Path, rows: int) -> Neighbours | None:
     try:
         with h5py.File(file, "r") as h5:
             dataset = h5.get("rows")
-            plain = isinstance(h5.get("rows", getlink=True), h5py.HardLink) and isinstance(
-                dataset, h5py.Dataset
-            )
-            if not plain or dataset.external or dataset.is_virtual or dataset.chunks:
-                return None
-            if dataset.dtype != np.int32 or dataset.ndim != 2 or len(dataset) != rows:
-                return None
-            if dataset.nbytes > file.stat().st_size:
+            if not _is_plain(h5, "rows") or dataset.dtype != np.int32 or dataset.nbytes > file.stat().st_size:
                 return None
             found = np.asarray(dataset[:])
             dropped, method = float(h5.attrs["dropped"]), str(h5.attrs["method"])
     except (OSError, KeyError, ValueError, TypeError):
         return None
-    if found.size and (found.min() < -1 or found.max() >= rows):
-        return None
-    return Neighbours(found, dropped, method)
+    fits = found.ndim == 2 and len(found) == rows and (found >= -1).all() and (found < rows).all()
+    return Neighbours(found, dropped, method) if fits else None
 
 
 def _is_plain(h5: Any, name: str) -> bool:

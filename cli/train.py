@@ -205,6 +205,7 @@ def _train(
     from mmkd.checkpoints import load_checkpoint, save_checkpoint
     from mmkd.cli.console import say
     from mmkd.cli.training_progress import TrainingProgress
+    from mmkd.encoders import max_text_length
     from mmkd.sampling import BatchPlan
     from mmkd.training import PairStudent, Schedule, fit, make_optimizer, prepare
 
@@ -212,7 +213,7 @@ def _train(
     assert recipe.batch_size is not None
     assert recipe.warmup is not None
     mined = inputs.mine(recipe, accelerator)
-    plan = BatchPlan(inputs.rows, recipe.batch_size, recipe.seed, mined and mined.rows)
+    plan = BatchPlan(inputs.rows, recipe.batch_size, recipe.seed, None if mined is None else mined.rows)
     schedule = Schedule(plan.steps_per_epoch * recipe.epochs, recipe.warmup, recipe.lr)
     clip = inputs.build_student(recipe)
     inputs.describe(recipe, clip, mined)
@@ -230,7 +231,7 @@ def _train(
         inputs.pairs,
         inputs.image_processor,
         inputs.tokenizer,
-        clip.config.text_config.max_position_embeddings,
+        max_text_length(clip),
         inputs.store,
     )
     stream = BatchStream(reader, plan, rank=accelerator.process_index, world=world, workers=workers)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.cli.console import say
-from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec, resolve_model
+from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec, resolve_model, tower_layers
 from mmkd.errors import ConfigError, ModelError
 from mmkd.recipe import LIMIT_SEED, Recipe
 from mmkd.runs import Run, list_runs
@@ -58,7 +58,7 @@ class Inputs:
         return {
             "teacher": asdict(self.store.spec)
             | {"model": self.model, "layers": list(self.store.spec.layers)},
-            "cache": {"path": str(self.store.path), "key": self.store.key},
+            "cache": {"path": str(self.store.folder), "key": self.store.key},
             "data": sources,
             "pairs": len(self.rows),
         }
@@ -70,7 +70,7 @@ class Inputs:
                 "model-config": str(Path(self.model) / "config.json"),
                 "data": [source.spec for source in self.pairs.sources],
             }
-        return {"cache": str(self.store.path)}
+        return {"cache": str(self.store.folder)}
 
     def build_student(self, recipe: Recipe) -> "CLIPModel":
         """The student before its first step."""
@@ -99,8 +99,8 @@ class Inputs:
             for line in self.pairs.describe():
                 say("data", line)
         else:
-            say("cache", f"{self.store.path} · {len(self.rows):,} pairs · made by {self.model} ✓ verified")
-        layers = f"{clip.config.vision_config.num_hidden_layers} + {clip.config.text_config.num_hidden_layers} layers"
+            say("cache", f"{self.store.folder} · {len(self.rows):,} pairs · made by {self.model} ✓ verified")
+        layers = "{} + {} layers".format(*tower_layers(clip.config))
         how = {"alternate": "every other layer of the teacher", "first": "the teacher's first layers"}
         origin = "random weights" if self.store is None else how.get(recipe.init, "random weights")
         say("student", f"{layers}, {origin} · {count_parameters(clip) / 1e6:.1f}M parameters")

@@ -45,23 +45,7 @@ class PairEncoder:
         pixels: Tensor = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
         return pixels
 
-    def _pooled(output: Any) -> Tensor:
-    embeddings: Tensor = output.pooler_output.float().cpu()
-    return embeddings
-
-
-def max_text_length(model: "CLIPModel") -> int:
-    """Tokens that the text tower has positions for."""
-    config: Any = model.config.text_config
-    return int(config.max_position_embeddings)
-
-
-def tower_layers(config: Any) -> tuple[int, int]:
-    """Layers of the image and the text tower of a ``CLIPConfig``."""
-    return config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers
-
-
-def tokenize(self, texts: "Sequence[str]") -> dict[str, Tensor]:
+    def tokenize(self, texts: "Sequence[str]") -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, int64 (B, L), padded to the longest text of the batch."""
         return tokenize(self.tokenizer, texts, max_text_length(self.model))
 
@@ -141,7 +125,9 @@ def load_encoder(
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load the weights of {model}: {_first_line(error)}") from error
     image_processor, tokenizer = load_processors(folder, name=str(model))
-    clip.requires_grad_(False).to(device or default_device())  # from_pretrained leaves it in evaluation mode
+    clip.requires_grad_(False)  # from_pretrained leaves it in evaluation mode
+    module: torch.nn.Module = clip  # transformers' own annotation of `to` hides the argument
+    module.to(device or default_device())
     spec = _spec(model, folder, config, image_processor, tokenizer)
     return PairEncoder(clip, image_processor, tokenizer, spec)
 
