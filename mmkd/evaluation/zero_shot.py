@@ -157,7 +157,7 @@ class SetReport:
 
     def retention(self, model: str, reference: str | None) -> dict[str, float | None]:
         """What ``model`` kept of ``reference``'s score over chance, by metric."""
-        if reference not in self.models or model == reference:
+        if reference is None or model == reference or reference not in self.models:
             return {}
         scores = self.models[reference].scores
         return {name: retention(score, scores[name]) for name, score in self.models[model].scores.items()}
@@ -259,7 +259,8 @@ def true_ranks(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any
         int64 (N,); an image is right at top-k where its rank is below k.
     """
     own = np.take_along_axis(scores, labels[:, None], axis=1)
-    return (scores >= own).sum(axis=1) - 1
+    ranks: NDArray[np.int64] = (scores >= own).sum(axis=1) - 1
+    return ranks
 
 
 def scores_from_ranks(
