@@ -1,7 +1,7 @@
 """From rows of the data to the arrays of a shard: decoding overlaps the teacher's forward pass."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ def prepare(encoder: PairEncoder, pairs: PairDataset, rows: range) -> Prepared:
 
 def prefetch(
     batches: Iterable[range], prepare_rows: Callable[[range], Prepared], workers: int
-) -> Iterator[Prepared]:
+) -> Generator[Prepared, None, None]:
     """Prepare ``batches`` in order by ``workers`` threads, a few ahead (Pillow and numpy free the interpreter)."""
     if workers < 1:
         yield from map(prepare_rows, batches)

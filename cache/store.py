@@ -50,7 +50,8 @@ class CacheStore:
     @cached_property
     def valid(self) -> NDArray[np.bool_]:
         """bool (R,): False where the pair was masked."""
-        return self._column("valid") != 0
+        valid: NDArray[np.bool_] = self._column("valid") != 0
+        return valid
 
     @cached_property
     def caption_counts(self) -> NDArray[np.uint16]:

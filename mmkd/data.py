@@ -1,7 +1,7 @@
 """Pairs of an image and its captions, from any data set that ``datasets`` can open."""
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
@@ -261,7 +261,7 @@ def _open_captioned(source: DataSource) -> _Table:
     return table
 
 
-def _choose_caption_column(source: DataSource, features: Any, image_column: str) -> str:
+def _choose_caption_column(source: DataSource, features: Mapping[str, Any], image_column: str) -> str:
     if source.caption_column is not None:
         return check_column(source.spec, features, source.caption_column, "--caption-column")
     label = _guess_label(features)
@@ -294,7 +294,7 @@ def _class_names(spec: str, feature: Any, column: str) -> tuple[str, ...] | None
     )
 
 
-def _guess_label(features: Any) -> str | None:
+def _guess_label(features: Mapping[str, Any]) -> str | None:
     from datasets import ClassLabel
 
     labels = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]

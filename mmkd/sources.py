@@ -2,7 +2,8 @@
 
 import difflib
 import glob
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ def open_table(spec: str, split: str | None, *, prefer: Sequence[str]) -> "tuple
     return table, chosen
 
 
-def choose_image_column(spec: str, features: Any, wanted: str | None) -> str:
+def choose_image_column(spec: str, features: Mapping[str, Any], wanted: str | None) -> str:
     """The column that holds images: the one asked for, else guessed from the features."""
     from datasets import Image
 
@@ -90,7 +91,7 @@ def choose_image_column(spec: str, features: Any, wanted: str | None) -> str:
     )
 
 
-def check_column(spec: str, features: Any, wanted: str, option: str) -> str:
+def check_column(spec: str, features: Mapping[str, Any], wanted: str, option: str) -> str:
     """``wanted`` itself.
 
     Raises:
@@ -138,10 +139,9 @@ def _builder(spec: str) -> Any:
     from datasets import load_dataset_builder
 
     path = Path(spec)
-    if glob.has_magic(spec):
+    files = [spec] if path.is_file() else []
+    if not files and glob.has_magic(spec):
         files = sorted(glob.glob(spec, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute pattern
-    else:
-        files = [spec] if path.is_file() else []
     if files:
         suffix = Path(files[0]).suffix.lower()
         if suffix not in BUILDERS:
@@ -203,8 +203,8 @@ def _quiet() -> Iterator[None]:
     bars = not datasets.are_progress_bars_disabled()
     levels = datasets.logging.get_verbosity(), huggingface_hub.logging.get_verbosity()
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    huggingface_hub.logging.set_verbosity(huggingface_hub.logging.CRITICAL)
+    datasets.logging.set_verbosity(logging.CRITICAL)
+    huggingface_hub.logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
