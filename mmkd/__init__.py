@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmkd import evaluation as evaluate
+    from mmkd import evaluate as evaluate
     from mmkd.cache.store import open_cache as open_cache
     from mmkd.embeddings import Embeddings as Embeddings
     from mmkd.embeddings import TeacherSpec as TeacherSpec
@@ -29,7 +29,7 @@ _EXPORTS = {
     "PairEncoder": "mmkd.encoders:PairEncoder",
     "TeacherSpec": "mmkd.embeddings:TeacherSpec",
     "TeacherStore": "mmkd.embeddings:TeacherStore",
-    "evaluate": "mmkd.evaluation",
+    "evaluate": "mmkd.evaluate",
     "halve": "mmkd.students:halve",
     "load_encoder": "mmkd.encoders:load_encoder",
     # The one arrow from the core to its adapter: the package's front door, never followed from inside.
