@@ -53,7 +53,7 @@ def demo(
     from mmkd.configs import FOLDER
 
     started = time.monotonic()
-    place = DemoWorkspace(work.resolve())
+    place = DemoWorkspace(work)
     settings = DemoSettings(pairs, epochs, batch_size, lr, seen, unseen, seed)
     record = claim(place, settings)
 

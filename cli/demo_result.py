@@ -99,14 +99,17 @@ def show_result(demo: DemoWorkspace, student: Path, lines: list[Line], taken: st
     console.print(verdict(lines), markup=False, soft_wrap=True)
     console.print(f"\nwritten in {taken}:", markup=False)
     written = [
-        (demo.pairs.parent, "the scenes"),
-        (demo.teacher, "the teacher, 12 + 12 layers"),
+        (demo.pairs.parent, "scenes to train and to test on"),
+        (demo.teacher, "the teacher"),
         (demo.space.cache, "its embeddings of the training scenes"),
         (student / "student", "the student, for CLIPModel.from_pretrained"),
-        *((file, "report") for file in sorted(student.iterdir()) if file.suffix in (".png", ".svg")),
-        *((file, "report") for file in sorted(student.glob("*.json")) if file.name != "run.json"),
-        (demo.scratch / "student", "the same from scratch"),
-        (demo.space.settings, "lets plain `mmkd train --kd mse+cos` and `mmkd eval ...` run here"),
+        (student / "zero-shot.json", "scores of teacher and student"),
+        (student / "bias.json", "bias of teacher and student, with its plot in bias.png"),
+        (demo.scratch / "student", "the same student from scratch"),
+        (
+            demo.space.settings,
+            "lets `mmkd train --kd mse+cos` and `mmkd eval zero-shot` run here as they are",
+        ),
     ]
     width = max(len(str(path)) for path, _ in written)
     for path, what in written:

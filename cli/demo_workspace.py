@@ -97,11 +97,14 @@ def claim(demo: DemoWorkspace, settings: DemoSettings) -> dict[str, Any]:
     """
     if demo.record.is_file():
         record = read_json(demo.record)
-        found = record.get("settings")
-        if found != asdict(settings):
+        found, wanted = record.get("settings") or {}, asdict(settings)
+        if changed := [key for key in wanted if found.get(key) != wanted[key]]:
+            there, here = (
+                ", ".join(f"{key} {values.get(key)}" for key in changed) for values in (found, wanted)
+            )
             raise ConfigError(
-                f"{demo.root} holds a demo with the settings {found}; expected {asdict(settings)}; "
-                "pass another --work, or remove the folder"
+                f"{demo.root} holds a demo with {there}; this one has {here}; pass another --work, or "
+                "remove that folder"
             )
         return record
     if demo.root.exists() and not demo.root.is_dir():
@@ -171,7 +174,7 @@ def write_settings(demo: DemoWorkspace, settings: DemoSettings) -> None:
     import yaml
 
     values = {
-        "cache-teacher": {"teacher": str(demo.teacher), "data": [str(demo.pairs)]},
+        "cache-teacher": {"teacher": str(demo.teacher.resolve()), "data": [str(demo.pairs.resolve())]},
         "train": {
             "epochs": settings.epochs,
             "batch-size": settings.batch_size,
@@ -180,8 +183,8 @@ def write_settings(demo: DemoWorkspace, settings: DemoSettings) -> None:
         },
         "eval": {
             "zero-shot": {
-                "data": [str(demo.seen), str(demo.unseen)],
-                "templates": str(demo.templates),
+                "data": [str(demo.seen.resolve()), str(demo.unseen.resolve())],
+                "templates": str(demo.templates.resolve()),
             }
         },
     }

@@ -14,11 +14,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from mmkd.cli import demo_workspace
+from mmkd.cli import demo, demo_workspace
 from mmkd.cli.demo_result import read_lines, table, verdict
 from mmkd.cli.demo_workspace import DemoSettings, DemoWorkspace, claim, copy_teacher
 from mmkd.configs import FOLDER
 from mmkd.errors import ConfigError, ModelError
+from mmkd.files import write_json
 
 SETTINGS = DemoSettings(pairs=200, epochs=1, batch_size=32, lr=1e-3, seen=1, unseen=1, seed=0)
 
@@ -41,7 +42,7 @@ def test_refuses_a_folder_that_no_demo_wrote(tmp_path: Path) -> None:
 def test_goes_on_with_its_own_folder_but_not_with_other_settings(tmp_path: Path) -> None:
     place = DemoWorkspace(tmp_path / "work")
     assert claim(place, SETTINGS) == claim(place, SETTINGS)
-    with pytest.raises(ConfigError, match="pass another --work"):
+    with pytest.raises(ConfigError, match="a demo with pairs 200; this one has pairs 300"):
         claim(place, replace(SETTINGS, pairs=300))
 
 
@@ -63,6 +64,35 @@ def test_a_teacher_without_weights_is_named(tmp_path: Path) -> None:
 
 def test_no_test_scene_was_a_training_scene_of_the_teacher() -> None:
     assert demo_workspace._PAIRS_SEED != demo_workspace._TEST_SEED != 1
+
+
+def finished_run(folder: Path, started: str) -> Path:
+    (folder / "student").mkdir(parents=True)
+    write_json(folder / "run.json", {"state": "finished", "started": started})
+    return folder
+
+
+def test_a_second_start_trains_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, ran = DemoWorkspace(tmp_path), []
+
+    def pretend(_: DemoWorkspace, *arguments: str) -> None:
+        ran.append(arguments[:3])
+        folder = Path(arguments[-1]) if "--out" in arguments else place.space.runs / "first"
+        finished_run(folder, "2026-01-01")
+
+    monkeypatch.setattr(demo, "_mmkd", pretend)
+    claim(place, SETTINGS)
+    (place.scratch / "checkpoints").mkdir(parents=True)  # cut off half-way
+    for _ in range(2):
+        record = claim(place, SETTINGS)
+        student = demo._train_student(place, record)
+        demo._train_scratch(place)
+        assert student == place.space.runs / "first"
+        assert demo._unless_latest(place, student) == []
+    assert ran == [("train", "--kd", "mse+cos"), ("train", "--kd", "none")]
+    assert not (place.scratch / "checkpoints").exists()
+    finished_run(place.space.runs / "mine", "2026-01-02")
+    assert demo._unless_latest(place, student) == ["--model", str(student)]
 
 
 def report(path: Path, student: float) -> Path:
@@ -125,8 +155,7 @@ def scene_teacher(tmp_path: Path) -> Path:
 def test_whole_demo_leaves_a_workspace_for_the_plain_commands(tmp_path: Path, scene_teacher: Path) -> None:
     work = tmp_path / "work"
     options = ["--pairs", 200, "--epochs", 1, "--batch-size", 32, "--seen", 1, "--unseen", 2]
-    demo = ["demo", *options, "--teacher", scene_teacher]
-    done = mmkd(*demo, work=work, cwd=tmp_path)
+    done = mmkd("demo", *options, "--teacher", scene_teacher, work=work, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for said in ("from scratch", "classes never drawn for training", "openai/clip-vit-base-patch32"):
         assert said in done.stdout
@@ -145,9 +174,3 @@ def test_whole_demo_leaves_a_workspace_for_the_plain_commands(tmp_path: Path, sc
     assert judged.returncode == 0, judged.stderr
     assert str(student) in judged.stderr
     assert "never-seen" in judged.stdout
-
-    # the same demo again trains nothing, and ends with the same table
-    again = mmkd(*demo, work=work, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    assert "is there already" in again.stderr
-    assert len(list((work / "runs").iterdir())) == 1
