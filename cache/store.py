@@ -153,16 +153,14 @@ def check_teacher(store: CacheStore, spec: TeacherSpec) -> None:
 def check_data(store: CacheStore, pairs: PairDataset, *, sample: int = 4096) -> None:
     """Hold a cache against the data: the number of rows, and the hashes of ``sample`` rows spread evenly.
 
-    The data may have fewer rows than the cache (a training's limit): row i of one is row i of the other.
-
     Raises:
-        StaleCacheError: the data has more rows than the cache, or other rows.
+        StaleCacheError: the data has more or fewer rows than the cache, or other rows.
         CacheError: the cache cannot be read.
     """
     again = "make it again with `mmkd cache-teacher --out NEW`, or pass the --data that it was made from"
-    if len(pairs) > len(store):
+    if len(pairs) != len(store):
         raise StaleCacheError(
-            f"{store.folder} holds {len(store):,} rows, but the data has {len(pairs):,}; {again}, or --limit"
+            f"{store.folder} holds {len(store):,} rows, but the data has {len(pairs):,}; {again}"
         )
     rows = np.unique(np.linspace(0, len(pairs) - 1, num=min(sample, len(pairs)), dtype=np.int64))
     differ = mismatched_rows(store, pairs, rows)
