@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +15,12 @@ from mmkd.embeddings import TeacherSpec
 from mmkd.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from PIL.Image import Image
     from transformers import CLIPModel
+
+_NOT_WEIGHTS = "the file is damaged, or holds code beside the weights, which is not run; expected safetensors"
 
 
 @dataclass(frozen=True)
@@ -120,8 +124,10 @@ def load_encoder(
     config = read_clip_config(folder, name=str(model))
     try:
         clip = CLIPModel.from_pretrained(
-            folder, config=config, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+            folder, config=config, dtype=getattr(torch, dtype), weights_only=True, trust_remote_code=False
         )
+    except UnpicklingError as error:
+        raise ModelError(f"cannot load the weights of {model}: {_NOT_WEIGHTS}") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"cannot load the weights of {model}: {_first_line(error)}") from error
     image_processor, tokenizer = load_processors(folder, name=str(model))
@@ -157,15 +163,9 @@ def _spec(model: str | Path, folder: Path, config: Any, image_processor: Any, to
 
 
 def _read_logit_scale(folder: Path) -> float:
-    from safetensors import SafetensorError, safe_open
-
-    for file in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as weights:
-                if "logit_scale" in weights.keys():  # noqa: SIM118 (not a dict)
-                    return float(weights.get_tensor("logit_scale").float().exp())
-        except SafetensorError as error:
-            raise ModelError(f"{file} is not a safetensors file: {_first_line(error)}") from error
+    for name, read in iterate_weights(folder):
+        if name == "logit_scale":
+            return float(read().float().exp())
     raise ModelError(f"{folder} holds no weight named logit_scale; expected the weights of a CLIP")
 
 
@@ -187,14 +187,14 @@ def resolve_model(model: str | Path, *, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    def download(*weights: str) -> Path:
+        patterns = ["*.json", "merges.txt", "vocab.txt", *weights]
+        return Path(snapshot_download(str(model), revision=revision, allow_patterns=patterns))
+
     try:
-        return Path(
-            snapshot_download(
-                str(model),
-                revision=revision,
-                allow_patterns=["*.json", "*.safetensors", "merges.txt", "vocab.txt"],
-            )
-        )
+        folder = download("*.safetensors")
+        # OpenAI's own ViT-B repositories, the default teacher's among them, hold no safetensors.
+        return folder if any(folder.glob("*.safetensors")) else download("pytorch_model.bin")
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"{model} is neither a folder nor in the local Hub cache, and the Hugging Face Hub cannot be "
@@ -241,19 +241,52 @@ def load_processors(folder: Path, *, name: str) -> tuple[Any, Any]:
     return image_processor, tokenizer
 
 
-def hash_weights(folder: Path) -> str:
-    """xxh3_128 over the folder's safetensors files, by name.
+def weights_files(folder: Path) -> list[Path]:
+    """The folder's safetensors files, or its pickled weights where there are none.
+
+    Pickles are only ever read with ``weights_only=True``, which torch 2.10 and later do safely.
 
     Raises:
-        ModelError: there is none (pickled weights are never read).
+        ModelError: there is neither.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model.bin"))
     if not files:
-        raise ModelError(
-            f"{folder} holds no .safetensors weights; expected model.safetensors (pickles are not read)"
-        )
+        raise ModelError(f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin")
+    return files
+
+
+def iterate_weights(folder: Path) -> "Iterator[tuple[str, Callable[[], Tensor]]]":
+    """Each weight's name, and how to read it: what is not asked for is not read from safetensors.
+
+    Raises:
+        ModelError: there are no weights, or a file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for file in weights_files(folder):
+        try:
+            if file.suffix == ".safetensors":
+                with safe_open(file, framework="pt") as weights:
+                    for name in weights.keys():  # noqa: SIM118 (not a dict)
+                        yield name, partial(weights.get_tensor, name)
+            else:
+                pickled = torch.load(file, map_location="cpu", weights_only=True)
+                for name in pickled:
+                    yield name, partial(pickled.__getitem__, name)
+        except UnpicklingError as error:
+            raise ModelError(f"cannot read {file}: {_NOT_WEIGHTS}") from error
+        except (SafetensorError, RuntimeError, EOFError) as error:
+            raise ModelError(f"cannot read {file}: {_first_line(error)}") from error
+
+
+def hash_weights(folder: Path) -> str:
+    """xxh3_128 over the folder's weights files, by name.
+
+    Raises:
+        ModelError: there is none.
+    """
     digest = xxhash.xxh3_128()
-    for file in files:
+    for file in weights_files(folder):
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):

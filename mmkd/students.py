@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mmkd.encoders import read_clip_config, resolve_model
+from mmkd.encoders import iterate_weights, read_clip_config, resolve_model
 from mmkd.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -92,16 +92,12 @@ def _depth(depth: int | None, layers: int) -> int:
 
 def _inherit(student: "CLIPModel", folder: Path, chosen: dict[str, list[int]]) -> None:
     """Copy the chosen layers, and all that is not a layer, from the teacher's weights files."""
-    from safetensors import safe_open
-
     wanted = student.state_dict()
     found: dict[str, torch.Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as weights:
-            for key in weights.keys():  # noqa: SIM118 (not a dict)
-                for name in _student_names(key, chosen):
-                    if name in wanted:
-                        found[name] = weights.get_tensor(key).float()
+    for key, read in iterate_weights(folder):
+        for name in _student_names(key, chosen):
+            if name in wanted:
+                found[name] = read().float()
     missing = wanted.keys() - found.keys()
     if missing:
         raise ModelError(f"{folder} lacks {len(missing)} weights of a CLIP, {min(missing)} among them")
