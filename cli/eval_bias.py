@@ -43,6 +43,10 @@ def bias(
 
     A high rank correlation means that the bias was passed on. Where a model does not know the words, has
     collapsed or is at chance, the conclusion is withheld, and the reason given.
+
+    \b
+      mmkd eval bias
+      mmkd eval bias --model work/runs/mine --teacher openai/clip-vit-base-patch32 --out bias.json
     """
     from mmkd.files import write_json
 

@@ -59,6 +59,11 @@ def zero_shot(
 
     Every score stands beside its 95 % interval and its chance line; a student that knows no more than a
     guesser is called so.
+
+    \b
+      mmkd eval zero-shot
+      mmkd eval zero-shot --model work/runs/broken --data cifar10
+      mmkd eval zero-shot --model openai/clip-vit-base-patch32 --data cifar10=photos/cifar10.parquet
     """
     from mmkd.evaluation.tasks import open_task, read_templates
     from mmkd.files import write_json

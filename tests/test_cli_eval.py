@@ -1,0 +1,202 @@
+"""``mmkd eval zero-shot`` and ``mmkd eval bias`` as typed, on tiny models."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from conftest import save_tiny_clip
+from PIL import Image
+
+from mmkd.cli.app import run
+from mmkd.cli.tables import align
+from mmkd.encoders import hash_weights
+from mmkd.files import write_json
+from mmkd.runs import claim_run_folder
+
+COLOURS = ["red", "green", "blue", "yellow", "purple", "orange"]
+
+
+def make_labelled(path: Path, names: list[str], rows: int = 24) -> Path:
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+
+    def png(number: int) -> bytes:
+        stream = io.BytesIO()
+        Image.new("RGB", (20 + number, 24), COLOURS[number % 6]).save(stream, "PNG")
+        return stream.getvalue()
+
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
+    images = [{"bytes": png(i), "path": None} for i in range(rows)]
+    table = {"image": images, "label": [i % len(names) for i in range(rows)]}
+    Dataset.from_dict(table, features=features).to_parquet(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_labelled(tmp_path_factory.mktemp("labelled") / "colours.parquet", COLOURS)
+
+
+@pytest.fixture
+def work(tmp_path: Path, tiny_clip: Path) -> Path:
+    """A workspace with one finished run, whose teacher is the tiny CLIP."""
+    one = claim_run_folder(tmp_path / "work" / "runs" / "first", {"teacher": {"model": str(tiny_clip)}})
+    save_tiny_clip(one.student, layers=2, seed=1)
+    one.update(state="finished")
+    return tmp_path / "work"
+
+
+def mmkd(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        run([str(argument) for argument in arguments])
+    return int(left.value.code or 0)
+
+
+def test_zero_shot_of_the_latest_run(work: Path, colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mmkd("eval", "zero-shot", "--work", work, "--data", colours, "--batch-size", 7) == 0
+    printed = capsys.readouterr()
+    header, first, *_ = printed.out.splitlines()
+    assert header.split() == ["chance", "teacher", "student", "kept"]
+    assert first.startswith("colours   top-1")
+    assert "16.7" in first
+    assert "4 + 4 layers" in printed.err
+    report = json.loads((work / "runs" / "first" / "zero-shot.json").read_text())
+    assert (report["schema"], report["schema_version"], report["reference"]) == (
+        "mmkd.zero-shot",
+        1,
+        "teacher",
+    )
+    one = report["sets"][0]
+    assert (one["name"], one["images"], one["class_names"]) == ("colours", 24, COLOURS)
+    scores = one["models"]["student"]["scores"]["top-1"]
+    assert scores["low"] <= scores["value"] <= scores["high"]
+    assert scores["chance"] == pytest.approx(1 / 6)
+
+
+def test_zero_shot_of_several_models_without_a_teacher(
+    tmp_path: Path, tiny_clip: Path, colours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = save_tiny_clip(tmp_path / "other", layers=2, seed=2), tmp_path / "report.json"
+    models = ("--model", tiny_clip, "--model", other)
+    assert mmkd("eval", "zero-shot", *models, "--data", colours, "--out", out, "--limit", 12) == 0
+    assert capsys.readouterr().out.splitlines()[0].split() == ["chance", "tiny-clip", "other"]
+    report = json.loads(out.read_text())
+    assert list(report["models"]) == ["other", "tiny-clip"]
+    assert report["reference"] is None
+    assert report["sets"][0]["images"] == 12
+
+
+def test_a_run_stands_beside_another_and_its_teacher(
+    work: Path, tmp_path: Path, colours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scratch = claim_run_folder(tmp_path / "scratch", {})
+    save_tiny_clip(scratch.student, layers=2, seed=3)
+    models = ("--model", work / "runs" / "first", "--model", scratch.folder)
+    assert mmkd("eval", "zero-shot", *models, "--data", colours, "--work", work) == 0
+    header = capsys.readouterr().out.splitlines()[0].split()
+    assert header == ["chance", "teacher", "first", "kept", "scratch", "kept"]
+    assert (work / "runs" / "first" / "zero-shot.json").is_file()
+
+
+def test_a_broken_student_is_called_at_chance_and_collapsed(
+    work: Path, colours: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import CLIPModel
+
+    broken = CLIPModel.from_pretrained(work / "runs" / "first" / "student")
+    broken.vision_model.post_layernorm.weight.data.zero_()
+    broken.vision_model.post_layernorm.bias.data.normal_()
+    broken.save_pretrained(work / "runs" / "first" / "student")
+    assert mmkd("eval", "zero-shot", "--work", work, "--data", colours) == 0
+    first = capsys.readouterr().out.splitlines()[1]
+    assert "at chance, collapsed (effective rank 1.0 of 24)" in first
+
+
+def test_bias_of_the_latest_run(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mmkd("eval", "bias", "--work", work) == 0
+    printed = capsys.readouterr().out
+    assert "conclusion withheld, because these numbers mean nothing" in printed
+    assert "does not know 95 of the 95 words" in printed
+    assert "nearest to" in printed
+    folder = work / "runs" / "first"
+    report = json.loads((folder / "bias.json").read_text())
+    assert report["schema"] == "mmkd.bias"
+    assert set(report["models"]) == {"teacher", "student"}
+    assert len(report["models"]["student"]["gaps"]) == 81
+    assert (folder / "bias.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (folder / "bias.svg").read_text()
+
+
+def test_bias_is_withheld_from_a_student_at_chance(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = work / "runs" / "first"
+    result = {"at_chance": True, "collapsed": False}
+    report = {
+        "schema": "mmkd.zero-shot",
+        "schema_version": 1,
+        "models": {"student": {"weights_hash": hash_weights(folder / "student")}},
+        "sets": [{"name": "cifar10", "models": {"student": result}}],
+    }
+    write_json(folder / "zero-shot.json", report)
+    assert mmkd("eval", "bias", "--work", work) == 0
+    assert "student: at chance on cifar10" in capsys.readouterr().out
+    write_json(folder / "zero-shot.json", {**report, "models": {"student": {"weights_hash": "another"}}})
+    assert mmkd("eval", "bias", "--work", work) == 0
+    assert "at chance" not in capsys.readouterr().out
+    write_json(folder / "zero-shot.json", {**report, "models": []})
+    assert mmkd("eval", "bias", "--work", work) == 0
+    assert "cannot be read as a zero-shot report" in capsys.readouterr().err
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    last = [line for line in printed.err.splitlines() if line.startswith("mmkd: ")]
+    assert len(last) == 1
+    assert "Traceback" not in printed.err
+    return last[0]
+
+
+@pytest.mark.parametrize("command", ["zero-shot", "bias"])
+def test_bad_models_give_one_line(
+    command: str, tmp_path: Path, colours: Path, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ("--data", colours) if command == "zero-shot" else ()
+    assert mmkd("eval", command, "--work", tmp_path / "empty", *data) == 1
+    assert "no finished run in" in one_line(capsys)
+    bert = tmp_path / "bert"
+    write_json(bert / "config.json", {"model_type": "bert"})
+    assert mmkd("eval", command, "--model", bert, "--teacher", bert, "--work", work, *data) == 1
+    assert "is a 'bert' model; expected a CLIP" in one_line(capsys)
+    half = claim_run_folder(tmp_path / "half", {}).folder
+    assert mmkd("eval", command, "--model", half, "--work", work, *data) == 1
+    assert "has no student yet" in one_line(capsys)
+    assert mmkd("eval", command, "--model", "nobody/nothing", "--teacher", "x/y", "--work", work, *data) == 1
+    assert "cannot be reached" in one_line(capsys)
+    assert mmkd("eval", command, "--out", tmp_path, "--work", work, *data) == 1
+    assert "is a folder; expected the name of a file" in one_line(capsys)
+    assert not list((work / "runs" / "first").glob("*.json.*"))
+
+
+def test_bias_needs_a_teacher(tmp_path: Path, tiny_clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mmkd("eval", "bias", "--model", tiny_clip, "--work", tmp_path) == 1
+    assert "names no teacher to compare with; pass one with --teacher" in one_line(capsys)
+
+
+def test_bad_data_gives_one_line(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(*arguments: object) -> str:
+        assert mmkd("eval", "zero-shot", "--work", work, *arguments) == 1
+        return one_line(capsys)
+
+    assert "did you mean 'cifar100'?" in fails("--data", "cifar1000")
+    assert "no built-in data set 'imagenet'" in fails("--data", "imagenet=x.parquet")
+    single = make_labelled(tmp_path / "single.parquet", ["red"], 4)
+    assert "has 1 class names; expected at least 2" in fails("--data", single)
+    assert "are not those of cifar10: found 'red', lacks" in fails("--data", f"cifar10={single}")
+    assert "cannot be reached" in fails("--data", "cifar10")
+    assert "cannot read templates" in fails("--data", single, "--templates", tmp_path / "none.txt")
+    assert mmkd("eval", "zero-shot", "--limit", 1) == 2
+
+
+def test_tables_align_their_columns() -> None:
+    assert align([["", "bb", "c"], ["aaaa", "b", ""], ["a"]]) == ["       bb   c", "aaaa   b", "a"]

@@ -1,0 +1,353 @@
+"""Metrics without a model, then the whole evaluation against two references that are not ours."""
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
+
+from mmkd.embeddings import TeacherSpec
+from mmkd.encoders import load_encoder
+from mmkd.errors import ConfigError, DataError, ModelError
+from mmkd.evaluation.statistics import unit_vectors
+from mmkd.evaluation.tasks import builtin_sets, find_builtin, match_classes, open_task, read_templates
+from mmkd.evaluation.zero_shot import (
+    RECALL,
+    TOP_1,
+    TOP_5,
+    ZeroShotReport,
+    ZeroShotTask,
+    choose_rows,
+    class_weights,
+    evaluate,
+    scores_from_ranks,
+    similarities,
+    true_ranks,
+)
+
+SPEC = TeacherSpec("fake", None, "w", "p", "t", 2, 100.0, (1, 1))
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+
+
+def png(colour: str, seed: int = 0, size: tuple[int, int] = (40, 36)) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 60, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.blend(Image.fromarray(noise), Image.new("RGB", size, colour), 0.7)
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+@dataclass
+class FakeEncoder:
+    """An encoder whose embeddings are chosen: texts by their first letter's number, images by their mean."""
+
+    text: np.ndarray
+    image: np.ndarray
+    preprocess_calls: int = 0
+    spec: TeacherSpec = SPEC
+
+    def encode_texts(self, texts):
+        return torch.tensor(np.array([self.text[ord(text[0]) - ord("a")] for text in texts]))
+
+    def preprocess(self, images):
+        self.preprocess_calls += 1
+        return torch.zeros(len(images), 1)
+
+    def encode_pixels(self, pixels):
+        start = getattr(self, "done", 0)
+        self.done = start + len(pixels)
+        return torch.tensor(self.image[start : self.done])
+
+
+def task_of(count: int, class_names=COLOURS, templates=("{}",), **changes) -> ZeroShotTask:
+    images = [(png(COLOURS[i % 6], i), i % len(class_names)) for i in range(count)]
+    return ZeroShotTask("colours", images, tuple(class_names), tuple(templates), **changes)
+
+
+def test_ranks_by_hand_and_ties_count_against_the_model() -> None:
+    scores = np.array([[0.9, 0.1, 0.5], [0.2, 0.2, 0.1], [0.3, 0.3, 0.3], [0.1, 0.7, 0.7]])
+    assert true_ranks(scores, np.array([0, 0, 1, 0])).tolist() == [0, 1, 2, 2]
+
+
+def test_a_constant_encoder_scores_zero_on_everything() -> None:
+    labels = np.arange(60) % 12
+    unit = unit_vectors(np.ones((60, 7)))
+    ranks = true_ranks(similarities(unit, unit_vectors(np.full((12, 7), 0.3))), labels)
+    scores = scores_from_ranks(ranks, labels, 12)
+    assert {name: score.value for name, score in scores.items()} == {TOP_1: 0, TOP_5: 0, RECALL: 0}
+    assert all(score.at_chance for score in scores.values())
+
+
+def test_metrics_equal_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.choice(9, size=400, p=np.arange(1, 10) / 45)
+    similarity = generator.normal(size=(400, 9)) + 1.5 * np.eye(9)[labels]
+    scores = scores_from_ranks(true_ranks(similarity, labels), labels, 9)
+    assert scores[TOP_1].value == pytest.approx(top_k_accuracy_score(labels, similarity, k=1))
+    assert scores[TOP_5].value == pytest.approx(top_k_accuracy_score(labels, similarity, k=5))
+    assert scores[RECALL].value == pytest.approx(balanced_accuracy_score(labels, similarity.argmax(axis=1)))
+    assert scores[TOP_1].chance == pytest.approx(np.bincount(labels).max() / 400)
+    assert scores[RECALL].chance == pytest.approx(1 / 9)
+
+
+def test_scores_do_not_depend_on_the_order_of_images_or_classes() -> None:
+    generator = np.random.default_rng(1)
+    labels, similarity = generator.integers(0, 8, 100), generator.normal(size=(100, 8))
+    images, classes = generator.permutation(100), generator.permutation(8)
+    shuffled = similarity[images][:, np.argsort(classes)]
+    expected = scores_from_ranks(true_ranks(similarity, labels), labels, 8)
+    found = scores_from_ranks(true_ranks(shuffled, classes[labels][images]), classes[labels][images], 8)
+    assert {name: score.value for name, score in found.items()} == pytest.approx(
+        {name: score.value for name, score in expected.items()}
+    )
+
+
+def test_a_random_encoder_is_called_chance_in_at_least_95_of_100_draws() -> None:
+    generator = np.random.default_rng(2)
+    labels = np.arange(500) % 10
+    draws = [true_ranks(generator.normal(size=(500, 10)), labels) for _ in range(100)]
+    assert sum(scores_from_ranks(ranks, labels, 10)[TOP_1].at_chance for ranks in draws) >= 95
+
+
+@pytest.mark.parametrize(("classes", "has_top_5"), [(2, False), (5, False), (6, True)])
+def test_top_5_is_left_out_where_it_is_always_right(classes: int, has_top_5: bool) -> None:
+    labels = np.arange(30) % classes
+    assert (TOP_5 in scores_from_ranks(np.zeros(30, dtype=int), labels, classes)) is has_top_5
+
+
+def test_class_weights_by_hand() -> None:
+    # Normalised first, then averaged: (1, 0) and (0, 1) whatever their lengths, so the class lies between them.
+    encoder = FakeEncoder(np.array([[10.0, 0.0], [0.0, 2.0], [0.0, -5.0]]), np.empty(0))
+    weights = class_weights(encoder, ["x"], ["a {}", "b {}"], batch_size=1)
+    assert weights == pytest.approx(np.array([[np.sqrt(0.5), np.sqrt(0.5)]]))
+    assert class_weights(encoder, ["a", "c"], ["{}"]) == pytest.approx(np.array([[1.0, 0.0], [0.0, -1.0]]))
+
+
+def test_choose_rows_spreads_over_a_set_sorted_by_class() -> None:
+    assert choose_rows(10, 5).tolist() == [0, 2, 4, 6, 8]
+    assert choose_rows(3, 10).tolist() == choose_rows(3, None).tolist() == [0, 1, 2]
+    assert len(set(choose_rows(10_007, 10_000).tolist())) == 10_000
+
+
+def test_evaluate_equals_transformers_pipeline_and_a_plain_loop(tiny_clip: Path) -> None:
+    from transformers import CLIPModel, ZeroShotImageClassificationPipeline
+
+    encoder = load_encoder(tiny_clip, device=torch.device("cpu"))
+    task = task_of(18, templates=("a photo of a {}.", "a {} thing"))
+    report = evaluate({"model": encoder}, task, batch_size=7)
+
+    model = CLIPModel.from_pretrained(tiny_clip).eval()
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data, _ in task.images]
+    right = 0
+    with torch.no_grad():
+        for image, (_, label) in zip(images, task.images, strict=True):
+            pixels = encoder.image_processor(images=image, return_tensors="pt")["pixel_values"]
+            feature = model.get_image_features(pixel_values=pixels).pooler_output[0]
+            logits = []
+            for name in task.class_names:
+                total = torch.zeros(32)
+                for template in task.templates:
+                    tokens = encoder.tokenizer(template.replace("{}", name), return_tensors="pt")
+                    tokens = {key: tokens[key] for key in ("input_ids", "attention_mask")}
+                    text = model.get_text_features(**tokens).pooler_output[0]
+                    total += text / text.norm()
+                logits.append(float(feature @ (total / total.norm()) / feature.norm()))
+            right += int(np.argmax(logits) == label)
+    assert report.models["model"].scores[TOP_1].value == pytest.approx(right / 18)
+
+    pipeline = ZeroShotImageClassificationPipeline(
+        model=model, tokenizer=encoder.tokenizer, image_processor=encoder.image_processor, framework="pt"
+    )
+    answers = pipeline(images, candidate_labels=list(COLOURS), hypothesis_template="a photo of a {}.")
+    weights = class_weights(encoder, COLOURS, ["a photo of a {}."])
+    cosines = similarities(unit_vectors(encoder.encode_images(images).numpy()), weights)
+    logits = torch.tensor(cosines) * encoder.spec.logit_scale
+    for answer, expected in zip(answers, logits.softmax(dim=-1).tolist(), strict=True):
+        found = {one["label"]: one["score"] for one in answer}
+        assert [found[name] for name in COLOURS] == pytest.approx(expected, abs=1e-5)
+
+
+def test_batch_size_changes_nothing_and_progress_counts_every_image(tiny_clip: Path) -> None:
+    encoder = load_encoder(tiny_clip, device=torch.device("cpu"))
+    task, done = task_of(20), []
+    one = evaluate({"model": encoder}, task, batch_size=3, progress=done.append)
+    other = evaluate({"model": encoder}, task, batch_size=64)
+    assert sum(done) == 20
+    assert len(done) == 7
+    assert one.models["model"].scores == other.models["model"].scores
+
+
+def test_teacher_and_student_share_the_preprocessing_and_stand_side_by_side() -> None:
+    generator = np.random.default_rng(3)
+    truth = np.arange(60) % 6
+    text = np.eye(6)
+    knows = FakeEncoder(text, np.eye(6)[truth] + 0.01 * generator.normal(size=(60, 6)))
+    half = np.where(np.arange(60) < 30, truth, (truth + 1) % 6)
+    partly = FakeEncoder(text, np.eye(6)[half] + 0.01 * generator.normal(size=(60, 6)))
+    names = ("a", "b", "c", "d", "e", "f")
+    report = evaluate({"teacher": knows, "student": partly}, task_of(60, names), batch_size=30)
+    assert (knows.preprocess_calls, partly.preprocess_calls) == (2, 0)
+    assert report.models["teacher"].scores[TOP_1].value == 1
+    assert report.models["student"].scores[TOP_1].value == 0.5
+    # (1/2 - 1/6) / (1 - 1/6)
+    assert report.retention("student", "teacher")[TOP_1] == pytest.approx(0.4)
+    whole = ZeroShotReport({"teacher": knows.spec, "student": partly.spec}, "teacher", (report,)).to_json()
+    assert whole["schema_version"] == 1
+    assert whole["sets"][0]["models"]["student"]["retention"][TOP_1] == pytest.approx(0.4)
+    assert whole["sets"][0]["models"]["teacher"]["retention"] == {}
+
+
+def test_a_collapsed_encoder_is_called_so() -> None:
+    text = np.eye(6) + 0.2
+    images = np.ones((60, 6)) + 1e-3 * np.random.default_rng(4).normal(size=(60, 6))
+    broken = evaluate({"model": FakeEncoder(text, images)}, task_of(60, "abcdef")).models["model"]
+    assert broken.at_chance
+    assert broken.collapsed.startswith("collapsed (effective rank 1.0 of 6")
+    deaf = FakeEncoder(np.ones((6, 6)), np.random.default_rng(5).normal(size=(60, 6)))
+    scores = evaluate({"model": deaf}, task_of(60, "abcdef")).models["model"]
+    assert scores.collapsed.startswith("collapsed text")
+    assert scores.scores[TOP_5].value == 0
+
+
+def test_images_that_cannot_be_decoded_are_left_out_and_counted() -> None:
+    task = task_of(12, "abcdef")
+    task.images[3] = (b"no image", 3)
+    encoder = FakeEncoder(np.eye(6), np.eye(6)[[i % 6 for i in range(12) if i != 3]])
+    report = evaluate({"model": encoder}, task, batch_size=4)
+    assert len(report.labels) == 11
+    assert report.models["model"].scores[TOP_1].value == 1
+    assert report.notes == ["1 images left out: not an image of a known format"]
+
+
+@pytest.mark.parametrize("label", [-1, 6])
+def test_labels_out_of_range_are_refused(label: int) -> None:
+    task = task_of(8)
+    task.images[5] = (task.images[5][0], label)
+    encoder = FakeEncoder(np.eye(26), np.eye(26)[:8])
+    with pytest.raises(DataError, match=f"row 5 of colours has label {label}; expected 0 to 5"):
+        evaluate({"model": encoder}, task)
+
+
+def test_tasks_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(DataError, match="has 1 class names; expected at least 2"):
+        task_of(4, ("red",))
+    with pytest.raises(DataError, match="'red' more than once"):
+        task_of(4, ("red", "blue", "red"))
+    with pytest.raises(ConfigError, match=r"no single \{\}"):
+        task_of(4, templates=("a photo",))
+    with pytest.raises(ConfigError, match="no templates"):
+        task_of(4, templates=())
+    with pytest.raises(DataError, match="has 0 images"):
+        evaluate({"model": FakeEncoder(np.eye(26), np.empty((0, 26)))}, task_of(0))
+    with pytest.raises(ModelError, match="zero or not finite"):
+        evaluate({"model": FakeEncoder(np.full((26, 3), np.nan), np.empty(0))}, task_of(4))
+
+
+def test_classes_without_an_image_are_noted_and_do_not_count() -> None:
+    task = replace(task_of(9, "abc"), class_names=("a", "b", "c", "d"))
+    report = evaluate({"model": FakeEncoder(np.eye(4), np.eye(4)[np.arange(9) % 3])}, task)
+    assert report.models["model"].scores[RECALL].value == 1
+    assert report.notes[0] == "1 of 4 classes have no image"
+    assert "no top-5" in report.notes[1]
+
+
+def test_builtin_sets_are_openai_s() -> None:
+    sets = builtin_sets()
+    assert {name: (len(s.class_names), len(s.templates)) for name, s in sets.items()} == {
+        "cifar10": (10, 18),
+        "cifar100": (100, 18),
+        "stl10": (10, 2),
+    }
+    assert sets["cifar10"].class_names[1] == "automobile"
+    assert sets["stl10"].class_names[2] == "car"
+    assert all(template.count("{}") == 1 for s in sets.values() for template in s.templates)
+    assert sets["cifar10"].templates == sets["cifar100"].templates
+    assert len(set(sets["cifar10"].templates)) == 18
+
+
+def test_labels_are_matched_by_name_whatever_their_order() -> None:
+    cifar100 = builtin_sets()["cifar100"]
+    hub = ["cra" if n == "crab" else n.replace(" ", "_") for n in cifar100.class_names]
+    assert match_classes(hub, cifar100, "hub") == tuple(range(100))
+    stl10 = builtin_sets()["stl10"]
+    assert match_classes([n.upper() for n in stl10.class_names[::-1]], stl10, "x") == tuple(range(9, -1, -1))
+
+
+def test_labels_of_another_set_are_refused() -> None:
+    stl10 = builtin_sets()["stl10"]
+    with pytest.raises(
+        DataError, match=r"not those of stl10: found 'automobile', 'frog', lacks 'car', 'monkey'"
+    ):
+        match_classes(builtin_sets()["cifar10"].class_names, stl10, "FILE")
+    with pytest.raises(DataError, match="lacks 'truck'"):
+        match_classes(stl10.class_names[:-1], stl10, "FILE")
+    with pytest.raises(DataError, match="found 11 labels"):
+        match_classes([*stl10.class_names, "Car"], stl10, "FILE")
+
+
+def save_labelled(path: Path, names: list[str], labels: list[int]) -> Path:
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
+    images = [{"bytes": png(COLOURS[label % 6], i), "path": None} for i, label in enumerate(labels)]
+    Dataset.from_dict({"image": images, "label": labels}, features=features).to_parquet(str(path))
+    return path
+
+
+def test_local_data_under_a_builtin_name(tmp_path: Path) -> None:
+    names = list(builtin_sets()["stl10"].class_names)[::-1]
+    file = save_labelled(tmp_path / "mine.parquet", names, [0, 1, 9])
+    task = open_task(f"stl10={file}")
+    assert (task.name, len(task.templates), len(task.images)) == ("stl10", 2, 3)
+    assert [task.class_names[task.label(i, task.images[i][1])] for i in range(3)] == [
+        "truck",
+        "ship",
+        "airplane",
+    ]
+
+
+def test_data_of_ones_own_keeps_its_names(tmp_path: Path) -> None:
+    file = save_labelled(tmp_path / "mine.parquet", ["red thing", "blue thing"], [0, 1, 1])
+    task = open_task(str(file), ["{} there"])
+    assert (task.name, task.class_names, task.templates) == (
+        "mine",
+        ("red thing", "blue thing"),
+        ("{} there",),
+    )
+    assert open_task(str(file)).templates == ("a photo of a {}.",)
+
+
+def test_an_unknown_name_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"no built-in data set 'cifar01'.*did you mean 'cifar10'\?.*stl10"):
+        open_task("cifar01")
+    with pytest.raises(ConfigError, match="no built-in data set 'imagenet'"):
+        open_task("imagenet=somewhere.parquet")
+    assert find_builtin("stl10").data == "tanganke/stl10"
+
+
+def test_templates_from_a_file(tmp_path: Path) -> None:
+    text, listed = tmp_path / "six.txt", tmp_path / "two.yaml"
+    text.write_text("# mine\na photo of a {}.\n\n  the {}\n")
+    listed.write_text("- a photo of a {}.\n- the {}\n")
+    assert read_templates(text) == read_templates(listed) == ("a photo of a {}.", "the {}")
+    text.write_text("a photo\n")
+    with pytest.raises(ConfigError, match=r"no single \{\}"):
+        read_templates(text)
+    with pytest.raises(ConfigError, match="cannot read templates"):
+        read_templates(tmp_path / "none.txt")
+
+
+def test_the_photo_teacher_s_published_scores(shared_data: Path, tmp_path: Path) -> None:
+    """500 of the 10,000 photos; `docs/evaluation.md` gives the command for all."""
+    templates = ("a photo of a {}.", "a blurry photo of a {}.", "a low resolution photo of a {}.")
+    templates += ("a bad photo of a {}.", "a cropped photo of a {}.", "a photo of the {}.")
+    encoder = load_encoder(shared_data / "teachers" / "photos-32", device=torch.device("cpu"))
+    task = open_task(f"cifar10={shared_data / 'cifar10' / 'test.parquet'}", templates)
+    scores = evaluate({"model": encoder}, task, limit=500).models["model"].scores
+    assert scores[TOP_1].interval.low < 0.5060 < scores[TOP_1].interval.high
+    assert scores[TOP_5].interval.low < 0.9363 < scores[TOP_5].interval.high
