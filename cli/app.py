@@ -5,14 +5,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated, Any
 
 import typer
 
+from mmkd.cli.cache_teacher import cache_teacher
 from mmkd.cli.console import process_rank
+from mmkd.cli.demo import demo
+from mmkd.cli.eval_bias import bias
+from mmkd.cli.eval_zero_shot import zero_shot
 from mmkd.cli.options import Debug
+from mmkd.cli.train import train
 from mmkd.errors import MmkdError
 
 app = typer.Typer(
@@ -56,17 +59,12 @@ def _root(
     """
 
 
-def _register(target: typer.Typer, name: str, module: str, function: str) -> None:
-    if find_spec(module):
-        target.command(name)(getattr(import_module(module), function))
-
-
-_register(app, "cache-teacher", "mmkd.cli.cache_teacher", "cache_teacher")
-_register(app, "train", "mmkd.cli.train", "train")
-_register(evaluate, "zero-shot", "mmkd.cli.eval_zero_shot", "zero_shot")
-_register(evaluate, "bias", "mmkd.cli.eval_bias", "bias")
+app.command("cache-teacher")(cache_teacher)
+app.command("train")(train)
+evaluate.command("zero-shot")(zero_shot)
+evaluate.command("bias")(bias)
 app.add_typer(evaluate, name="eval")
-_register(app, "demo", "mmkd.cli.demo", "demo")
+app.command("demo")(demo)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
