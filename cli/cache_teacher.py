@@ -65,6 +65,13 @@ def cache_teacher(
 
     Stopped or killed, the same command goes on where it was. Under `accelerate launch` or `torchrun` each
     process embeds its own shards.
+
+    \b
+    Examples:
+      mmkd cache-teacher
+      mmkd cache-teacher --teacher openai/clip-vit-base-patch16 --data photos.parquet --out caches/photos
+      mmkd cache-teacher --data cifar10/train.parquet --template "a photo of a {}."
+      accelerate launch -m mmkd cache-teacher
     """
     if dtype not in DTYPES:
         raise typer.BadParameter(f"{dtype!r} is none of {', '.join(DTYPES)}", param_hint="--dtype")

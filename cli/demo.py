@@ -40,6 +40,11 @@ def demo(
     Draws scenes, caches the teacher, distils a half-depth student, trains the same student from scratch, and
     judges all three against chance. Afterwards `mmkd train --kd mse+cos`, `mmkd eval zero-shot` and
     `mmkd eval bias` run in the same workspace as they are.
+
+    \b
+    Examples:
+      mmkd demo
+      mmkd demo --work demo --pairs 8000 --seed 1
     """
     from mmkd.cli.demo_result import read_lines, show_result
     from mmkd.cli.demo_workspace import (
