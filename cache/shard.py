@@ -52,8 +52,8 @@ def shard_fields(settings: CacheSettings, index: int) -> dict[str, Field]:
 
 
 def shard_bytes(settings: CacheSettings, index: int) -> int:
-    """About the size of shard ``index``: its data, each dataset padded to a page, and the header."""
-    return sum(f.bytes + ALIGNMENT for f in shard_fields(settings, index).values()) + ALIGNMENT
+    """About the size of shard ``index``: its data, each dataset padded to a page, and a page for each header."""
+    return sum(f.bytes + 2 * ALIGNMENT for f in shard_fields(settings, index).values()) + ALIGNMENT
 
 
 def hash_file(path: Path) -> str:

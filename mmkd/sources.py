@@ -56,13 +56,15 @@ def open_table(spec: str, split: str | None, *, prefer: Sequence[str]) -> "tuple
             builder.download_and_prepare()
             splits = [str(name) for name in builder.info.splits or {}]
             chosen = _choose_split(spec, splits, split, prefer)
+            if chosen in splits and builder.info.splits[chosen].num_examples == 0:
+                raise DataError(_empty(spec, chosen))
             table = builder.as_dataset(split=chosen)
         except DataError:
             raise
         except Exception as error:  # datasets raises nearly anything, its builders' parsers included
             raise DataError(_explain(spec, error)) from error
     if len(table) == 0:
-        raise DataError(f"{spec} has no rows in its split {chosen!r}; expected at least one pair")
+        raise DataError(_empty(spec, chosen))
     return table, chosen
 
 
@@ -173,6 +175,10 @@ def _choose_split(spec: str, splits: list[str], wanted: str | None, prefer: Sequ
     if len(splits) == 1:
         return splits[0]
     raise DataError(f"{spec} has the splits {', '.join(splits) or '(none)'}; choose one with --split")
+
+
+def _empty(spec: str, split: str) -> str:
+    return f"{spec} has no rows in its split {split!r}; expected at least one pair"
 
 
 def _explain(spec: str, error: Exception) -> str:

@@ -238,7 +238,7 @@ def test_data_that_is_broken_or_empty(tmp_path):
     with pytest.raises(DataError, match="cannot open"):
         open_pairs([DataSource(str(tmp_path / "empty"))])
     path = save_pairs(tmp_path / "rowless.parquet", [], [])
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="has no rows in its split 'train'"):
         open_pairs([DataSource(str(path))])
     path = save_pairs(tmp_path / "blank.parquet", [png(0), png(1)], ["", "  "])
     with pytest.raises(DataError, match=r"all captions in column 'caption' of .* are empty"):
