@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test lint format types check wheel clean
+.PHONY: help demo picture test lint format types check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -27,6 +27,9 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/.installed  ## Run the whole pipeline offline on drawn scenes (about four minutes)
 	$(BIN)/mmkd demo
+
+picture: $(VENV)/.installed  ## Draw docs/images/demo.svg from the demo's workspace
+	$(BIN)/python docs/picture.py
 
 test: $(VENV)/.installed  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -49,7 +52,6 @@ format: $(VENV)/.installed  ## Mend style and format
 
 types: $(VENV)/.installed .typing  ## Check types, strictly
 	$(BIN)/mypy -p mmkd
-	$(BIN)/mypy tests
 
 check: lint types test  ## Everything that must hold before a commit
 
