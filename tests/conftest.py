@@ -127,3 +127,37 @@ def pairs_parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Parquet file of 96 pictures (``image``) with one ``caption`` each; 12 captions occur."""
     images, captions = zip(*map(draw_pair, range(96)), strict=True)
     return save_pairs(tmp_path_factory.mktemp("data") / "pairs.parquet", list(images), list(captions))
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_clip: Path):
+    """``tiny_clip`` as a ``PairEncoder`` on the CPU."""
+    import torch
+
+    from mmkd.encoders import load_encoder
+
+    return load_encoder(tiny_clip, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(pairs_parquet: Path):
+    """``pairs_parquet`` as a ``PairDataset``."""
+    from mmkd.data import DataSource, open_pairs
+
+    return open_pairs([DataSource(str(pairs_parquet))])
+
+
+@pytest.fixture(scope="session")
+def tiny_cache(tiny_encoder, tiny_pairs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished cache of ``tiny_pairs`` by ``tiny_encoder``: 96 rows in 5 shards. Copy it before changing it."""
+    from mmkd.cache.build import build_cache
+
+    folder = tmp_path_factory.mktemp("caches") / "cache"
+    build_cache(tiny_encoder, tiny_pairs, folder, shard_rows=20, batch_size=8)
+    return folder
+
+
+@pytest.fixture
+def copied_cache(tiny_cache: Path, tmp_path: Path) -> Path:
+    """A copy of ``tiny_cache`` that a test may damage."""
+    return Path(shutil.copytree(tiny_cache, tmp_path / "cache"))
