@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo picture test lint format types check wheel clean
+.PHONY: help demo demo-teacher picture test lint format types check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -27,6 +27,9 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 
 demo: $(VENV)/.installed  ## Run the whole pipeline offline on drawn scenes (about four minutes)
 	$(BIN)/mmkd demo
+
+demo-teacher: $(VENV)/.installed  ## Make the demo's teacher anew (about an hour on two cores)
+	$(BIN)/python configs/demo/make_teacher.py
 
 picture: $(VENV)/.installed  ## Draw docs/images/demo.svg from the demo's workspace
 	$(BIN)/python docs/picture.py
