@@ -1,0 +1,63 @@
+"""Which rows a step sees."""
+
+import numpy as np
+import pytest
+
+from mmkd.errors import ConfigError
+from mmkd.sampling import GROUP, BatchPlan
+
+ROWS = np.arange(5, 1005, dtype=np.int64)
+
+
+def ring() -> np.ndarray:
+    """Row i's neighbours are i + 1 to i + 10, around."""
+    rows = np.arange(1010)
+    return ((rows[:, None] + np.arange(1, 11)) % 1010).astype(np.int32)
+
+
+@pytest.mark.parametrize("neighbours", [None, ring()], ids=["random", "neighbours"])
+def test_an_epoch_shows_each_row_once(neighbours) -> None:
+    rows, draws = BatchPlan(ROWS, 64, 0, neighbours).epoch(3)
+    assert rows.shape == draws.shape == (1000 // 64, 64)
+    assert len(np.unique(rows)) == rows.size
+    assert set(rows.ravel().tolist()) <= set(ROWS.tolist())
+    assert draws.min() >= 0
+    assert draws.max() < 1
+
+
+def test_it_is_a_function_of_seed_and_epoch() -> None:
+    plan = BatchPlan(ROWS, 64, 7, ring())
+    assert np.array_equal(plan.epoch(2)[0], BatchPlan(ROWS, 64, 7, ring()).epoch(2)[0])
+    assert not np.array_equal(plan.epoch(2)[0], plan.epoch(3)[0])
+    assert not np.array_equal(plan.epoch(2)[0], BatchPlan(ROWS, 64, 8, ring()).epoch(2)[0])
+
+
+def test_neighbours_share_a_batch() -> None:
+    def share_of_rows_beside_a_neighbour(neighbours) -> float:
+        hits = 0
+        rows, _ = BatchPlan(ROWS, 64, 0, neighbours).epoch(0)
+        table = ring()
+        for batch in rows:
+            present = set(batch.tolist())
+            hits += sum(bool(present & set(table[row].tolist())) for row in batch)
+        return hits / rows.size
+
+    assert share_of_rows_beside_a_neighbour(ring()) > 0.8
+    assert share_of_rows_beside_a_neighbour(None) < 0.6
+
+
+def test_a_group_is_no_larger_than_said() -> None:
+    rows, _ = BatchPlan(ROWS, 1000, 0, ring()).epoch(0)
+    runs = np.diff(np.flatnonzero(np.diff(rows[0]) < 0))
+    assert len(runs) > 1000 // GROUP // 2
+
+
+def test_dropped_neighbours_are_not_rows() -> None:
+    nobody = np.full((1010, 4), -1, dtype=np.int32)
+    rows, _ = BatchPlan(ROWS, 100, 0, nobody).epoch(0)
+    assert len(np.unique(rows)) == 1000
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(ConfigError, match="larger than the 1,000 usable pairs"):
+        BatchPlan(ROWS, 1001, 0)
