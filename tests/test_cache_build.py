@@ -18,7 +18,7 @@ from datasets import List, Value
 
 from mmkd.cache import build as build_module
 from mmkd.cache.build import build_cache, cache_settings, plan_build
-from mmkd.cache.manifest import read_manifest
+from mmkd.cache.manifest import CacheManifest, read_manifest
 from mmkd.cache.store import CacheStore, check_data, open_cache
 from mmkd.data import DataSource, open_pairs, row_hash
 from mmkd.encoders import PairEncoder
@@ -294,3 +294,22 @@ def test_manifest_says_what_was_done(tiny_cache, tiny_encoder, tiny_pairs):
     assert (manifest.rows, manifest.settings.captions, manifest.settings.dtype) == (96, 1, "float32")
     assert [shard.rows for shard in manifest.shards] == [20, 20, 20, 20, 16]
     assert isinstance(open_cache(tiny_cache), CacheStore)
+
+
+def test_the_documented_way_to_read_without_mmkd_works(tiny_cache):
+    page = (Path(__file__).parents[1] / "docs" / "cache-format.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0]
+    names = {"cache": tiny_cache}
+    exec(code, names)
+    found = torch.from_numpy(np.array(names["image"], dtype=np.float32))
+    assert torch.allclose(F.normalize(found), open_cache(tiny_cache).read(np.arange(20)).image)
+
+
+def test_the_documented_manifest_is_one():
+    import json
+    import re
+
+    page = (Path(__file__).parents[1] / "docs" / "cache-format.md").read_text(encoding="utf-8")
+    example = json.loads(re.sub("…", "0" * 32, page.split("```json\n")[1].split("```")[0]))
+    example["settings"]["rows"], example["masked"] = 16_384, {"damaged image": 2}
+    assert json.loads(json.dumps(CacheManifest.from_json(example).to_json())) == example
