@@ -190,7 +190,6 @@ def run_build(
         for index in plan.todo:
             mine = islice(prepared, -(-len(settings.shard_range(index)) // step))
             arrays, masked = embed_shard(encoder, mine, settings, index, tally.add)
-            tally.judge()
             record = write_shard(plan.folder, index, settings, arrays, masked)
             write_record(plan.folder, index, settings, record)
             tally.finish_shard()

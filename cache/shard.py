@@ -79,8 +79,8 @@ def write_shard(
         with atomic_file(path) as temporary:
             _write(temporary, expected, arrays)
             size, digest = temporary.stat().st_size, hash_file(temporary)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+    except (OSError, RuntimeError) as error:  # h5py raises either, also from closing the file
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             raise disk_full(folder, shard_bytes(settings, index)) from error
         raise
     return ShardRecord(
@@ -91,9 +91,14 @@ def write_shard(
 def disk_full(folder: Path, needed: int) -> CacheError:
     """The error for a disk that cannot take ``needed`` more bytes."""
     return CacheError(
-        f"the disk of {folder} has {free_bytes(folder) / 1e9:,.3f} GB free, but {needed / 1e9:,.3f} GB more "
-        "are needed; free some space and run the same command again, or pass another --out"
+        f"the disk of {folder} has {size_text(free_bytes(folder))} free, but {size_text(needed)} more are needed; "
+        "free some space and run the same command again, or pass another --out"
     )
+
+
+def size_text(count: int) -> str:
+    """``5.9 GB``, ``33.8 MB``."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
 def free_bytes(folder: Path) -> int:

@@ -150,20 +150,18 @@ def _device() -> "torch.device | None":
     return None
 
 
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
-
-
 def _shards(count: int) -> str:
     return f"{count:,} shard{'s' * (count != 1)}"
 
 
 def _writes(plan: "BuildPlan") -> str:
+    from mmkd.cache.shard import size_text
+
     parts = [
         str(plan.folder),
         _shards(plan.settings.shards),
         f"{plan.settings.rows:,} rows",
-        f"{_size(plan.total)} (disk has {_size(plan.free)})",
+        f"{size_text(plan.total)} (disk has {size_text(plan.free)})",
     ]
     if plan.done:
         parts.append(f"{_shards(len(plan.done))} already there")
@@ -178,10 +176,13 @@ def _stopped(plan: "BuildPlan") -> str:
 
 
 def _summary(manifest: "CacheManifest") -> str:
+    from mmkd.cache.shard import size_text
+
     masked = sum(manifest.masked.values())
     reasons = ", ".join(f"{reason} {number:,}" for reason, number in manifest.masked.items())
-    return f"{manifest.rows - masked:,} pairs in {_shards(len(manifest.shards))}, {_size(manifest.bytes)}" + (
-        f" · {masked:,} masked ({reasons})" if masked else ""
+    return (
+        f"{manifest.rows - masked:,} pairs in {_shards(len(manifest.shards))}, {size_text(manifest.bytes)}"
+        + (f" · {masked:,} masked ({reasons})" if masked else "")
     )
 
 

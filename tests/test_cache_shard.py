@@ -188,14 +188,21 @@ def test_a_shard_that_is_a_symbolic_link_is_refused(tmp_path):
         map_shard(tmp_path / record.name, record, FIELDS)
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Can't close file (errno = 28, error message = 'No space left on device')"),
+    ],
+)
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, error):
     def full(path, expected, arrays):
         path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(shard_module, "_write", full)
     with pytest.raises(
-        CacheError, match=r"the disk of .* has [\d.,]+ GB free, but [\d.,]+ GB more are needed"
+        CacheError, match=r"the disk of .* has [\d.,]+ [GM]B free, but [\d.,]+ MB more are needed"
     ):
         write_shard(tmp_path, 0, SETTINGS, random_arrays(), {})
     assert list(tmp_path.iterdir()) == []
