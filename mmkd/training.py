@@ -59,7 +59,7 @@ class PairStudent(nn.Module):
         """Unnormalised image and text embeddings, each (B, D), and the scalar logit scale."""
         image = self.clip.get_image_features(pixel_values=pixel_values.to(self.clip.dtype)).pooler_output
         text = self.clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-        log_scale = self.clip.logit_scale.float()
+        log_scale = self.clip.logit_scale.float().reshape(())
         # Bounded in value, but with its gradient, so that a scale at the bound can come down again.
         bounded = log_scale + (log_scale.clamp(max=MAX_LOG_SCALE) - log_scale).detach()
         return image, text, bounded.exp()
@@ -154,6 +154,10 @@ def prepare(
     if plugin is not None:
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = batch
         plugin.deepspeed_config["gradient_clipping"] = clip_grad
+        # DeepSpeed 0.19 broadcasts each weight viewed as bytes, which a scalar, the logit scale, cannot be.
+        for parameter in student.parameters():
+            if parameter.ndim == 0:
+                parameter.data = parameter.data.reshape(1)
     wrapped, wrapped_optimizer = accelerator.prepare(student, optimizer)
     return Prepared(accelerator, wrapped, wrapped_optimizer)
 
@@ -227,5 +231,5 @@ def trained_weights(prepared: Prepared) -> dict[str, Tensor]:
         name.removeprefix("clip."): tensor.detach().float().cpu() for name, tensor in (weights or {}).items()
     }
     if "logit_scale" in plain:
-        plain["logit_scale"] = plain["logit_scale"].clamp(max=MAX_LOG_SCALE)
+        plain["logit_scale"] = plain["logit_scale"].reshape(()).clamp(max=MAX_LOG_SCALE)
     return plain
