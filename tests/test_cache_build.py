@@ -251,6 +251,25 @@ def test_processes_share_the_shards(tiny_cache, tiny_encoder, tiny_pairs, tmp_pa
     assert contents(folder) == contents(tiny_cache)
 
 
+def test_the_first_process_waits_for_shards_that_others_still_mend(
+    tiny_encoder, tiny_pairs, tmp_path, monkeypatch
+):
+    build_cache(tiny_encoder, tiny_pairs, tmp_path, **SIZES, rank=1, world=2)
+    shard = tmp_path / "shard-00001.h5"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    waits: list[float] = []
+
+    def mend(seconds):
+        waits.append(seconds)
+        shard.write_bytes(whole)
+
+    monkeypatch.setattr(build_module.time, "sleep", mend)
+    build_cache(tiny_encoder, tiny_pairs, tmp_path, **SIZES, rank=0, world=2)
+    assert len(waits) == 1
+    open_cache(tmp_path)
+
+
 @pytest.mark.slow
 def test_two_real_processes_write_the_bytes_of_one(tmp_path, tiny_clip, pairs_parquet):
     command = [sys.executable, "-m", "mmkd", "cache-teacher", "--teacher", str(tiny_clip)]
