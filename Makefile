@@ -22,6 +22,7 @@ $(BIN)/python:
 # Touched last, so an interrupted installation is taken up again. cli/, cache/ and configs/ are mapped into the
 # package by pyproject.toml, which is why a change there installs anew.
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo "installing mmkd and what it needs into $(VENV); the first time takes some minutes"
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	@touch $@
 

@@ -64,7 +64,9 @@ def test_command_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert match is not None
     launcher = shlex.split(match["launch"] or "")[2:]
     assert {word for word in launcher if word.startswith("--")} <= LAUNCHER_OPTIONS
-    words = shlex.split(match["rest"].split(" #")[0].split(" > ")[0])
+    words = [
+        word for word in shlex.split(match["rest"].split(" #")[0].split(" > ")[0]) if word not in {"…", "..."}
+    ]
     command, words = find_command(words)
     if {"--help", "--debug"}.isdisjoint(words):
         command.make_context(line, words)  # an unknown option or a value of the wrong type raises
