@@ -13,7 +13,7 @@ from torch import Tensor
 class Embeddings:
     """Paired unit vectors in one joint space; row ``i`` of each side is one pair.
 
-    The constructor normalises, in float32; nothing else in mmkd does.
+    The constructor normalises, in float32, so that every loss may take unit length for granted.
 
     Attributes:
         image: float32 (B, D), unit length.
