@@ -1,6 +1,7 @@
 """Processes: how a run starts on them, and how embeddings are gathered with exact gradients."""
 
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
+MINING_TIMEOUT = timedelta(hours=4)  # the others wait while the first process mines
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -44,7 +46,8 @@ def start_accelerator(
     # Without a backend by name, DeepSpeed on CPUs leaves every process alone with the same rows; named where
     # nothing was launched, accelerate looks for a process group that does not exist.
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    handlers = [InitProcessGroupKwargs(backend=backend)] if "WORLD_SIZE" in os.environ else []
+    group = InitProcessGroupKwargs(backend=backend, timeout=MINING_TIMEOUT)
+    handlers = [group] if "WORLD_SIZE" in os.environ else []
     accelerator = Accelerator(
         mixed_precision=PRECISIONS[precision],
         log_with=tracker,
