@@ -26,9 +26,9 @@ NEVER_SAW_A_PERSON = (
 
 def demo(
     pairs: Annotated[int, typer.Option(min=200, help="Training scenes to draw.")] = 4000,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 6,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of the scenes and of both trainings.")] = 0,
-    batch_size: Annotated[int, typer.Option(min=2, hidden=True)] = 128,
+    batch_size: Annotated[int, typer.Option(min=2, hidden=True)] = 64,
     lr: Annotated[float, typer.Option(hidden=True)] = 1e-3,
     seen: Annotated[int, typer.Option(min=1, hidden=True)] = 10,
     unseen: Annotated[int, typer.Option(min=1, hidden=True)] = 40,
