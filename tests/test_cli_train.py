@@ -15,6 +15,8 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPModel
 
+from mmkd.objective import KD_LOSSES, TASK_LOSSES
+
 SMALL = ["--batch-size", "16", "--epochs", "2"]
 
 
@@ -45,6 +47,15 @@ def run(workspace: Path) -> Path:
     assert done.returncode == 0, done.stderr
     (folder,) = (workspace / "runs").glob("*-mse+cos")
     return folder
+
+
+def test_the_help_names_every_loss_with_its_weight() -> None:
+    text = mmkd("train", "--help").stdout
+    for name, loss in KD_LOSSES.items():
+        (line,) = [line for line in text.splitlines() if line.split()[:1] == [name]]
+        assert f"({loss.weight:g}" in line
+    for name in TASK_LOSSES:
+        assert name in text
 
 
 def test_a_run_holds_all_that_made_it(run: Path, workspace: Path, tiny_clip: Path) -> None:
