@@ -94,9 +94,9 @@ class Bench:
         self.logged: dict[int, dict[str, float]] = {}
         self.saved: list[int] = []
 
-    def fit(self) -> None:
+    def fit(self, *, log_every: int = 4) -> None:
         fit(
-            self.prepared, self.objective, self.stream, self.schedule, clip_grad=1.0, first_step=0, log_every=4,
+            self.prepared, self.objective, self.stream, self.schedule, clip_grad=1.0, first_step=0, log_every=log_every,
             save_every=4, on_log=self.logged.__setitem__, on_save=self.saved.append,
         )  # fmt: skip
 
@@ -127,7 +127,8 @@ def test_the_logit_scale_stays_where_no_loss_learns_it(bench: Bench) -> None:
     assert bench.prepared.clip.logit_scale.item() == before
 
 
-def test_a_nan_stops_the_run_and_names_the_step(bench: Bench) -> None:
+@pytest.mark.parametrize("log_every", [4, 100])
+def test_a_nan_stops_the_run_and_names_the_step(bench: Bench, log_every: int) -> None:
     calls = 0
     whole = bench.objective.__call__
 
@@ -139,7 +140,7 @@ def test_a_nan_stops_the_run_and_names_the_step(bench: Bench) -> None:
 
     bench.objective = type("Broken", (), {"needs_teacher": True, "__call__": staticmethod(broken)})()
     with pytest.raises(TrainingError, match="not a number at step 6"):
-        bench.fit()
+        bench.fit(log_every=log_every)
     assert bench.saved == [4]
 
 
