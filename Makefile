@@ -56,6 +56,7 @@ format: $(VENV)/.installed  ## Mend style and format
 
 types: $(VENV)/.installed .typing  ## Check types, strictly
 	$(BIN)/mypy -p mmkd
+	$(BIN)/mypy .ci/smoke.py configs/demo/make_teacher.py docs/picture.py
 
 check: lint types test  ## Everything that must hold before a commit
 

@@ -72,7 +72,7 @@ def picture(work: Path) -> Figure:
     lines = read_lines(student / "zero-shot.json", demo.scratch / "zero-shot.json")
     assert {line.title for line in lines} <= set(SET_TITLES.values())
     figure = plt.figure(figsize=(9.6, 3.4), layout="constrained", facecolor="white")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.45), wspace=0.03)
+    ((left, right),) = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.45), wspace=0.03)
     show_scenes(left)
     show_scores(right, lines)
     return figure
