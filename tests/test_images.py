@@ -40,7 +40,7 @@ def test_palette_with_transparency_keeps_its_colours():
     image = Image.new("P", (2, 1))
     image.putpalette([255, 0, 0, 0, 0, 255])
     image.putdata([0, 1])
-    data = encode(image, "PNG", transparency=b"\x00\xff")
+    data = encode(image, "PNG", transparency=b"\x40\x80")  # shades, not one clear colour
     assert np.asarray(decode_image(data)).tolist() == [[[255, 0, 0], [0, 0, 255]]]
 
 
