@@ -18,6 +18,7 @@ from mmkd.scenes import draw
 OUT = Path(__file__).parent / "images" / "demo.svg"
 SHOWN = 6
 ENLARGED = 8
+SPREAD = 1.25
 COLOURS = {"teacher": "#5b6770", "student": "#1a73a7", "from scratch": "#d08a2e"}
 
 
@@ -45,18 +46,26 @@ def show_scores(figure: Any, lines: list[Line]) -> None:
         for place, line in enumerate(lines):
             score = {"teacher": line.teacher, "student": line.student, "from scratch": line.scratch}[name]
             value, low, high = (100 * score[key] for key in ("value", "low", "high"))
-            x = place + offset * width
+            x = SPREAD * place + offset * width
             label = name if place == 0 else None
             axis.bar(x, value, width * 0.92, color=COLOURS[name], label=label)
             axis.errorbar(x, value, [[value - low], [high - value]], color="black", lw=0.8, capsize=2)
             axis.annotate(
                 f"{value:.1f}", (x, high), (0, 2), textcoords="offset points", ha="center", fontsize=8
             )
-    chance = 100 * lines[0].teacher["chance"]
-    axis.axhline(chance, color="black", lw=0.8, ls=":")
-    axis.annotate(f"chance {chance:.1f}", (-0.48, chance), (0, 3), textcoords="offset points", fontsize=7)
-    axis.set_xticks(range(len(lines)), [line.title for line in lines], fontsize=8.5)
-    axis.set_xlim(-0.5, len(lines) - 0.5)
+    # The best guesser who never looks does better where fewer classes occur.
+    for place, line in enumerate(lines):
+        chance = 100 * line.teacher["chance"]
+        ends = (SPREAD * place - 0.42, SPREAD * place + 0.42)
+        axis.plot(ends, (chance, chance), color="white", lw=2.4)
+        axis.plot(ends, (chance, chance), color="black", lw=1, ls=":")
+        axis.annotate(
+            f"chance {chance:.1f}", (ends[1], chance), (0, 3), textcoords="offset points", fontsize=7
+        )
+    axis.set_xticks(
+        [SPREAD * place for place in range(len(lines))], [line.title for line in lines], fontsize=8.5
+    )
+    axis.set_xlim(-0.5, SPREAD * len(lines) - 0.5)
     axis.set_ylim(0, 112)
     axis.set_yticks(range(0, 101, 20))
     axis.tick_params(axis="y", labelsize=8)
