@@ -1,22 +1,32 @@
 """``mmkd train``: a half-depth student against a cache, or a CLIP from scratch."""
 
+import os
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mmkd.cli.console import say
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import CLIPModel
 
+    from mmkd.batches import BatchStream
     from mmkd.cli.training_inputs import Inputs
+    from mmkd.mining import Neighbours
     from mmkd.recipe import Recipe
     from mmkd.runs import Run
+    from mmkd.sampling import BatchPlan
     from mmkd.training import Prepared, Schedule
 
 
 def train(
+    ctx: typer.Context,
+    *,
     kd: Annotated[
         str, typer.Option(help="KD losses: [weight*]name[@temperature] joined by '+', or none.")
     ] = "mse+cos",
@@ -91,86 +101,59 @@ def train(
       l1        absolute error of unit vectors (10)
       affinity  KL of in-batch similarities, temperature 0.05 (1; TinyCLIP)
     """
+    settings = dict(locals())
+    from mmkd.cli.training_inputs import check_resumed, open_inputs, run_to_resume, saved_settings
+    from mmkd.distributed import default_precision, start_accelerator
     from mmkd.recipe import Recipe
 
-    settings = dict(locals())
+    run = run_to_resume(out, work / "runs") if resume else None
+    if run is not None:
+        settings |= saved_settings(run, settings, typed=_typed(ctx))
     recipe = Recipe(**{name: settings[name] for name in Recipe.__dataclass_fields__})
-    objective = recipe.objective  # an unknown loss is refused before anything is opened
-    if resume and out is None:
-        from mmkd.cli.training_inputs import unfinished_run
-
-        out = unfinished_run(work / "runs").folder
-    from mmkd.cli.training_inputs import open_inputs
-    from mmkd.distributed import default_precision, start_accelerator
-
-    resolved_precision = recipe.precision or default_precision()
-    accelerator = start_accelerator(
-        precision=resolved_precision, tracker=tracker, folder=out or work / "runs"
-    )
+    machine_precision = recipe.precision or default_precision()
+    accelerator = start_accelerator(precision=machine_precision, tracker=tracker)
     inputs = open_inputs(
         recipe,
-        needs_teacher=objective.needs_teacher,
-        cache=cache or work / "cache",
-        data=data,
-        teacher=teacher,
-        model_config=model_config,
+        cache=settings["cache"] or work / "cache",
+        data=settings["data"],
+        teacher=settings["teacher"],
+        model_config=settings["model_config"],
     )
     recipe = recipe.resolve(
-        pairs=len(inputs.rows), accelerated=accelerator.device.type != "cpu", precision=resolved_precision
+        pairs=len(inputs.rows),
+        processes=accelerator.num_processes,
+        accelerated=accelerator.device.type != "cpu",
+        precision=machine_precision,
     )
-    _check_batch(recipe, accelerator.num_processes)
-    _train(
-        recipe,
-        inputs,
-        accelerator,
-        run=_open_run(recipe, inputs, accelerator, out=out, runs=work / "runs", resume=resume),
-        workers=_default_workers(accelerator.num_processes) if workers is None else workers,
-        save_every=save_every,
-        tracker=tracker,
-    )
+    # All that can be refused is refused before the run's folder is made.
+    clip, mined = inputs.build_student(recipe), inputs.mine(recipe, accelerator)
+    inputs.describe(recipe, clip, mined)
+    if run is None:
+        run = _new_run(recipe, inputs, accelerator, out=out, runs=work / "runs")
+    else:
+        check_resumed(run, inputs)
+    if workers is None:
+        workers = max(0, min(8, (os.cpu_count() or 1) // accelerator.num_processes - 1))
+    loop = _Loop(recipe, inputs, clip, mined, accelerator, run)
+    loop.train(workers=workers, save_every=save_every, tracker=tracker)
 
 
-def _check_batch(recipe: "Recipe", processes: int) -> None:
-    from mmkd.errors import ConfigError
-
-    if (recipe.batch_size or 0) % processes:
-        raise ConfigError(f"--batch-size {recipe.batch_size} cannot be divided among {processes} processes")
-
-
-def _default_workers(processes: int) -> int:
-    import os
-
-    return max(0, min(8, (os.cpu_count() or 1) // processes - 1))
+def _typed(ctx: typer.Context) -> set[str]:
+    """The options that stand on the command line."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def _open_run(
-    recipe: "Recipe",
-    inputs: "Inputs",
-    accelerator: "Accelerator",
-    *,
-    out: Path | None,
-    runs: Path,
-    resume: bool,
+def _new_run(
+    recipe: "Recipe", inputs: "Inputs", accelerator: "Accelerator", *, out: Path | None, runs: Path
 ) -> "Run":
-    """Claim a new run's folder, or find the one to go on with; the first process decides for all."""
-    import sys
-
+    """Claim a new run's folder; the first process decides for all."""
     import yaml
 
-    from mmkd.errors import ConfigError
     from mmkd.files import write_text
     from mmkd.runs import claim_run_folder, new_run_folder, read_run
 
     record = {"recipe": recipe.to_dict(), **inputs.record(), "command": ["mmkd", *sys.argv[1:]]}
-    if resume:
-        assert out is not None
-        run = read_run(out)
-        changed = [key for key in ("recipe", "cache", "data") if run.record.get(key) != record.get(key)]
-        if changed:
-            raise ConfigError(
-                f"{out} was started with another {changed[0]}; resume with the same settings as in {run.config}"
-            )
-        return run
     folder = _decided_by_first(accelerator, lambda: out or new_run_folder(runs, recipe.name))
     if accelerator.is_main_process:
         run = claim_run_folder(folder, record)
@@ -191,70 +174,68 @@ def _decided_by_first(accelerator: "Accelerator", choose: Any) -> Any:
     return box[0]
 
 
-def _train(
-    recipe: "Recipe",
-    inputs: "Inputs",
-    accelerator: "Accelerator",
-    *,
-    run: "Run",
-    workers: int,
-    save_every: int | None,
-    tracker: str | None,
-) -> None:
-    from mmkd.batches import BatchReader, BatchStream
-    from mmkd.checkpoints import load_checkpoint, save_checkpoint
-    from mmkd.cli.console import say
-    from mmkd.cli.training_progress import TrainingProgress
-    from mmkd.encoders import max_text_length
-    from mmkd.sampling import BatchPlan
-    from mmkd.training import PairStudent, Schedule, fit, make_optimizer, prepare
+@dataclass(frozen=True)
+class _Loop:
+    """All that a training runs on."""
 
-    objective, world = recipe.objective, accelerator.num_processes
-    assert recipe.batch_size is not None
-    assert recipe.warmup is not None
-    mined = inputs.mine(recipe, accelerator)
-    plan = BatchPlan(inputs.rows, recipe.batch_size, recipe.seed, None if mined is None else mined.rows)
-    schedule = Schedule(plan.steps_per_epoch * recipe.epochs, recipe.warmup, recipe.lr)
-    clip = inputs.build_student(recipe)
-    inputs.describe(recipe, clip, mined)
-    student = PairStudent(clip, learns_logit_scale=objective.uses_logit_scale)
-    optimizer = make_optimizer(student, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    prepared = prepare(
-        accelerator, student, optimizer, batch=recipe.batch_size // world, clip_grad=recipe.clip_grad
-    )
-    first_step = load_checkpoint(accelerator, run.checkpoints)
-    if first_step:
-        say("resumed", f"from step {first_step:,} of {schedule.steps:,}")
-    if tracker:
-        accelerator.init_trackers("mmkd", config=recipe.to_dict())
-    reader = BatchReader(
-        inputs.pairs,
-        inputs.image_processor,
-        inputs.tokenizer,
-        max_text_length(clip),
-        inputs.store,
-    )
-    stream = BatchStream(reader, plan, rank=accelerator.process_index, world=world, workers=workers)
-    with TrainingProgress(run, schedule, recipe.batch_size, first_step, accelerator) as progress:
-        fit(
-            prepared,
-            objective,
-            stream,
-            schedule,
-            clip_grad=recipe.clip_grad,
-            first_step=first_step,
-            log_every=10,
-            save_every=save_every or max(plan.steps_per_epoch, 200),
-            on_log=progress.log,
-            on_save=lambda step: save_checkpoint(accelerator, run.checkpoints, step),
-        )
-    accelerator.end_training()
-    _finish(prepared, inputs, run, schedule)
+    recipe: "Recipe"
+    inputs: "Inputs"
+    clip: "CLIPModel"
+    mined: "Neighbours | None"
+    accelerator: "Accelerator"
+    run: "Run"
+
+    def train(self, *, workers: int, save_every: int | None, tracker: str | None) -> None:
+        """Train from the last checkpoint on, if there is one, and save the student."""
+        from mmkd.checkpoints import load_checkpoint, save_checkpoint
+        from mmkd.cli.training_progress import TrainingProgress
+        from mmkd.sampling import BatchPlan
+        from mmkd.training import PairStudent, Schedule, fit, make_optimizer, prepare
+
+        recipe, accelerator, run = self.recipe, self.accelerator, self.run
+        batch, warmup = recipe.batch_size or 0, recipe.warmup or 0
+        mined = None if self.mined is None else self.mined.rows
+        plan = BatchPlan(self.inputs.rows, batch, recipe.seed, mined)
+        schedule = Schedule(plan.steps_per_epoch * recipe.epochs, warmup, recipe.lr)
+        student = PairStudent(self.clip, learns_logit_scale=recipe.objective.uses_logit_scale)
+        optimizer = make_optimizer(student, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        local = batch // accelerator.num_processes
+        prepared = prepare(accelerator, student, optimizer, batch=local, clip_grad=recipe.clip_grad)
+        first_step = load_checkpoint(accelerator, run.checkpoints)
+        if first_step:
+            say("resumed", f"from step {first_step:,} of {schedule.steps:,}")
+        if tracker:
+            accelerator.project_configuration.logging_dir = str(run.folder)
+            accelerator.init_trackers("mmkd", config=recipe.to_dict())
+        with TrainingProgress(run, schedule, batch, first_step, accelerator) as progress:
+            fit(
+                prepared,
+                recipe.objective,
+                self._stream(plan, workers),
+                schedule,
+                clip_grad=recipe.clip_grad,
+                first_step=first_step,
+                log_every=10,
+                save_every=save_every or max(plan.steps_per_epoch, 200),
+                on_log=progress.log,
+                on_save=lambda step: save_checkpoint(accelerator, run.checkpoints, step),
+            )
+        accelerator.end_training()
+        _finish(prepared, self.inputs, run, schedule)
+
+    def _stream(self, plan: "BatchPlan", workers: int) -> "BatchStream":
+        from mmkd.batches import BatchReader, BatchStream
+        from mmkd.encoders import max_text_length
+
+        inputs, accelerator = self.inputs, self.accelerator
+        length = max_text_length(self.clip)
+        reader = BatchReader(inputs.pairs, inputs.image_processor, inputs.tokenizer, length, inputs.store)
+        rank, world = accelerator.process_index, accelerator.num_processes
+        return BatchStream(reader, plan, rank=rank, world=world, workers=workers)
 
 
 def _finish(prepared: "Prepared", inputs: "Inputs", run: "Run", schedule: "Schedule") -> None:
     """Save the student as a Hugging Face folder and mark the run as finished."""
-    from mmkd.cli.console import say
     from mmkd.files import atomic_folder
     from mmkd.model_card import write_model_card
     from mmkd.runs import FINISHED, now

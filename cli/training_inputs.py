@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from mmkd.cli.console import say
 from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec, resolve_model, tower_layers
-from mmkd.errors import ConfigError, ModelError
+from mmkd.errors import ConfigError, ModelError, StaleCacheError
 from mmkd.recipe import LIMIT_SEED, Recipe
-from mmkd.runs import Run, list_runs
+from mmkd.runs import Run, list_runs, read_run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -58,7 +58,7 @@ class Inputs:
         return {
             "teacher": asdict(self.store.spec)
             | {"model": self.model, "layers": list(self.store.spec.layers)},
-            "cache": {"path": str(self.store.folder), "key": self.store.key},
+            "cache": {"path": str(self.store.folder.resolve()), "key": self.store.key},
             "data": sources,
             "pairs": len(self.rows),
         }
@@ -70,7 +70,7 @@ class Inputs:
                 "model-config": str(Path(self.model) / "config.json"),
                 "data": [source.spec for source in self.pairs.sources],
             }
-        return {"cache": str(self.store.folder)}
+        return {"cache": str(self.store.folder.resolve())}
 
     def build_student(self, recipe: Recipe) -> "CLIPModel":
         """The student before its first step."""
@@ -122,7 +122,6 @@ class Inputs:
 def open_inputs(
     recipe: Recipe,
     *,
-    needs_teacher: bool,
     cache: Path,
     data: list[str] | None,
     teacher: str | None,
@@ -136,16 +135,14 @@ def open_inputs(
         CacheError, DataError, ModelError: something cannot be opened.
     """
     if model_config is not None:
-        return _open_from_scratch(recipe, needs_teacher, data, model_config)
+        return _open_from_scratch(recipe, data, model_config)
     return _open_cached(recipe, cache, data, teacher)
 
 
-def _open_from_scratch(
-    recipe: Recipe, needs_teacher: bool, data: list[str] | None, model_config: Path
-) -> Inputs:
+def _open_from_scratch(recipe: Recipe, data: list[str] | None, model_config: Path) -> Inputs:
     from mmkd.data import DataSource, open_pairs
 
-    if needs_teacher:
+    if recipe.objective.needs_teacher:
         raise ConfigError(
             f"--kd {recipe.kd} needs a teacher, and --model-config trains from scratch; use --kd none, or a --cache"
         )
@@ -194,13 +191,60 @@ def _subset(rows: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(LIMIT_SEED).choice(rows, limit, replace=False))
 
 
-def unfinished_run(runs: Path) -> Run:
-    """The newest run that was not finished.
+def run_to_resume(out: Path | None, runs: Path) -> Run:
+    """The run in ``out``, or the newest of ``runs`` that was not finished.
 
     Raises:
         ModelError: there is none.
+        ConfigError: it is finished.
     """
+    if out is not None:
+        run = read_run(out)
+        if run.finished:
+            raise ConfigError(
+                f"{out} is finished, so there is nothing to resume; its student is {run.student}"
+            )
+        return run
     unfinished = [run for run in list_runs(runs) if not run.finished]
     if not unfinished:
         raise ModelError(f"no unfinished run in {runs} to resume; name one with --out")
     return unfinished[-1]
+
+
+def saved_settings(run: Run, settings: dict[str, Any], *, typed: set[str]) -> dict[str, Any]:
+    """The options that a run was started with; what is typed again must say the same.
+
+    Raises:
+        ConfigError: an option was typed with another value.
+    """
+    import yaml
+
+    try:
+        saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+        saved = {str(key).replace("-", "_"): value for key, value in saved.items()}
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{run.config} cannot be read, so the run cannot be resumed") from error
+    saved |= {name: Path(saved[name]) for name in ("cache", "model_config") if name in saved}
+    for name in sorted(typed & saved.keys()):
+        if settings[name] != saved[name]:
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"{option} {settings[name]} was typed, but {run.folder} was started with {saved[name]}; leave "
+                f"{option} out to resume, or start another run"
+            )
+    return {name: value for name, value in saved.items() if name in settings}
+
+
+def check_resumed(run: Run, inputs: Inputs) -> None:
+    """Refuse to go on with other data than a run was started with.
+
+    Raises:
+        StaleCacheError: the cache or the data changed.
+    """
+    now = inputs.record()
+    for name in ("cache", "pairs"):
+        if run.record.get(name) != now.get(name):
+            raise StaleCacheError(
+                f"{run.folder} was started with {name} {run.record.get(name)}, and now finds {now.get(name)}; "
+                "start another run"
+            )

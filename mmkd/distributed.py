@@ -12,8 +12,6 @@ from mmkd.embeddings import Embeddings
 from mmkd.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from accelerate import Accelerator
 
 MINING_TIMEOUT = timedelta(hours=4)  # the others wait while the first process mines
@@ -25,9 +23,7 @@ def default_precision() -> str:
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def start_accelerator(
-    *, precision: str, tracker: str | None = None, folder: "Path | None" = None
-) -> "Accelerator":
+def start_accelerator(*, precision: str, tracker: str | None = None) -> "Accelerator":
     """An ``Accelerator`` on the processes and the engine that the launcher asked for.
 
     Raises:
@@ -51,7 +47,7 @@ def start_accelerator(
     accelerator = Accelerator(
         mixed_precision=PRECISIONS[precision],
         log_with=tracker,
-        project_dir=folder,
+        project_dir=".",  # a tracker wants one now; the run's folder takes its place before anything is written
         kwargs_handlers=handlers,
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mmkd.errors import ConfigError
-from mmkd.objective import TASK_LOSSES, Objective
+from mmkd.objective import TASK_LOSSES, Objective, parse_terms
 from mmkd.students import INITS, Init
 
 LIMIT_SEED = (
@@ -56,6 +56,7 @@ class Recipe:
             )
         if self.init not in INITS:
             raise ConfigError(f"--init {self.init} is unknown; expected one of {', '.join(INITS)}")
+        parse_terms(self.kd, option="--kd")  # an unknown loss is refused in the words that were typed
         for name in ("epochs", "lr"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"--{name} {getattr(self, name)} is not above 0")
@@ -73,13 +74,17 @@ class Recipe:
         """A short name for the run's folder."""
         return "".join((self.kd if self.kd != "none" else f"{self.task}-only").split()).replace("*", "x")
 
-    def resolve(self, *, pairs: int, accelerated: bool, precision: str) -> "Recipe":
+    def resolve(self, *, pairs: int, processes: int, accelerated: bool, precision: str) -> "Recipe":
         """Fill in what depends on the data and the machine.
 
         Args:
             pairs: usable pairs.
+            processes: that share a step.
             accelerated: whether there is a GPU.
             precision: the machine's default.
+
+        Raises:
+            ConfigError: the batch is larger than the data, or cannot be shared evenly.
         """
         batch = self.batch_size
         if batch is None:
@@ -90,6 +95,8 @@ class Recipe:
             raise ConfigError(
                 f"--batch-size {batch:,} is larger than the {pairs:,} usable pairs; use a smaller one"
             )
+        if batch % processes:
+            raise ConfigError(f"--batch-size {batch} cannot be divided among {processes} processes")
         steps = pairs // batch * self.epochs
         warmup = min(steps // 10, 2000) if self.warmup is None else self.warmup
         return replace(self, batch_size=batch, warmup=warmup, precision=self.precision or precision)

@@ -1,5 +1,7 @@
 """``mmkd train`` as a user types it."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,21 +17,31 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPModel
+from typer.testing import CliRunner
 
+from mmkd.cli.app import app
 from mmkd.objective import KD_LOSSES, TASK_LOSSES
 
-SMALL = ["--batch-size", "16", "--epochs", "2"]
+SMALL = ["--batch-size", "16", "--epochs", "2", "--workers", "0"]
 
 
-def mmkd(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "mmkd", *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stderr: str
+
+
+def mmkd(*arguments: str | Path) -> Done:
+    """Run the command line in this process, as the script does: a start of its own costs many seconds."""
+    from accelerate.state import AcceleratorState
+
+    from mmkd.cli import app
+
+    stderr = io.StringIO()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as end:
+        app.run([str(argument) for argument in arguments])
+    return Done(int(end.value.code or 0), stderr.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +63,7 @@ def run(workspace: Path) -> Path:
 
 
 def test_the_help_names_every_loss_with_its_weight() -> None:
-    text = mmkd("train", "--help").stdout
+    text = CliRunner().invoke(app, ["train", "--help"]).stdout
     for name, loss in KD_LOSSES.items():
         (line,) = [line for line in text.splitlines() if line.split()[:1] == [name]]
         assert f"({loss.weight:g}" in line
@@ -122,9 +135,12 @@ def test_killed_and_resumed_it_ends_with_the_same_student(run: Path, workspace: 
     process.wait()
     process.stderr.close()
     assert not (out / "student").exists()
-    done = mmkd(*command, "--resume")
+    other = mmkd("train", "--out", out, "--resume", "--lr", "0.5")
+    assert "--lr 0.5 was typed, but" in other.stderr
+    done = mmkd("train", "--out", out, "--resume")
     assert done.returncode == 0, done.stderr
     assert "resumed" in done.stderr
+    assert "is finished, so there is nothing to resume" in mmkd("train", "--out", out, "--resume").stderr
     first, again = (load_file(folder / "student" / "model.safetensors") for folder in (run, out))
     assert all(torch.equal(first[name], again[name]) for name in first)
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -159,6 +175,7 @@ def test_tensorboard_gets_the_metrics(workspace: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "part"),
     [
+        (["--out", "runs/none", "--resume"], "holds no run.json"),
         (["--kd", "mse+cso"], "unknown loss 'cso' in --kd 'mse+cso'; did you mean 'cos'?"),
         (["--kd", "none", "--task", "none"], "leaves nothing to learn"),
         (["--depth", "4"], "--depth 4 is not smaller than the teacher's 4 layers"),

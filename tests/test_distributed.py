@@ -39,10 +39,10 @@ def test_two_processes_are_one(tiny_clip: Path, tmp_path: Path, expression: str)
     assert together["loss"].item() == pytest.approx(alone["loss"].item(), rel=1e-6)
     assert alone["gradients"].keys() == together["gradients"].keys()
     assert ("logit_scale" in alone["gradients"]) == ("clip" in expression.split(" + "))
-    # A key's bias has no gradient at all (the softmax does not see it), only rounding: hence the floor.
-    floor = 1e-4 * torch.stack([gradient.norm() for gradient in alone["gradients"].values()]).norm()
     for name, expected in alone["gradients"].items():
-        error = (together["gradients"][name] - expected).norm() / expected.norm().clamp(min=floor)
+        if name.endswith("k_proj.bias"):
+            continue  # adds the same to all of a row's scores, so its gradient is nothing but rounding
+        error = (together["gradients"][name] - expected).norm() / expected.norm()
         assert error < 1e-5, f"{name}: {error}"
 
 

@@ -200,9 +200,11 @@ def test_a_recipe_that_cannot_be_is_refused(settings: dict, part: str) -> None:
 
 
 def test_the_default_batch_leaves_enough_steps() -> None:
-    small = Recipe().resolve(pairs=500, accelerated=False, precision="fp32")
-    large = Recipe().resolve(pairs=100_000, accelerated=True, precision="bf16")
+    small = Recipe().resolve(pairs=500, processes=1, accelerated=False, precision="fp32")
+    large = Recipe().resolve(pairs=100_000, processes=8, accelerated=True, precision="bf16")
     assert (small.batch_size, small.warmup) == (16, 31)
     assert (large.batch_size, large.precision) == (1024, "bf16")
     with pytest.raises(ConfigError, match="larger than the 10 usable pairs"):
-        Recipe(batch_size=11).resolve(pairs=10, accelerated=False, precision="fp32")
+        Recipe(batch_size=11).resolve(pairs=10, processes=1, accelerated=False, precision="fp32")
+    with pytest.raises(ConfigError, match="cannot be divided among 3 processes"):
+        Recipe(batch_size=16).resolve(pairs=500, processes=3, accelerated=False, precision="fp32")
