@@ -151,9 +151,15 @@ def _new_run(
     import yaml
 
     from mmkd.files import write_text
-    from mmkd.runs import claim_run_folder, new_run_folder, read_run
+    from mmkd.runs import claim_run_folder, library_versions, new_run_folder, read_run
 
-    record = {"recipe": recipe.to_dict(), **inputs.record(), "command": ["mmkd", *sys.argv[1:]]}
+    record = {
+        "recipe": recipe.to_dict(),
+        **inputs.record(),
+        "command": ["mmkd", *sys.argv[1:]],
+        "processes": accelerator.num_processes,
+        "versions": library_versions(),
+    }
     folder = _decided_by_first(accelerator, lambda: out or new_run_folder(runs, recipe.name))
     if accelerator.is_main_process:
         run = claim_run_folder(folder, record)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,11 @@ class Run:
 def now() -> str:
     """This moment with its time zone, to the microsecond, as ISO 8601."""
     return datetime.now().astimezone().isoformat(timespec="microseconds")
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of what a training's numbers depend on."""
+    return {name: version(name) for name in ("mmkd", "torch", "transformers", "accelerate", "faiss-cpu")}
 
 
 def read_run(folder: Path) -> Run:

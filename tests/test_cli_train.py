@@ -78,6 +78,7 @@ def test_a_run_holds_all_that_made_it(run: Path, workspace: Path, tiny_clip: Pat
     assert record["recipe"]["seed"] == 3
     assert record["recipe"]["warmup"] == 1
     assert record["steps"] == 12
+    assert record["versions"]["torch"] == torch.__version__
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["kd"], config["batch-size"], config["cache"]) == ("mse+cos", 16, str(workspace / "cache"))
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]

@@ -79,8 +79,9 @@ def test_deepspeed_zero2_trains_on_two_processes(
             "mmkd",
         ],
     }.items():
+        options = f"--kd mse+cos --batch-size 16 --epochs 3 --clip-grad 0 --cache {tmp_path}/cache --out {tmp_path}/{name}"
         done = subprocess.run(
-            [sys.executable, *launcher, "train", "--kd", "mse+cos", "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / name), "--batch-size", "16", "--epochs", "3", "--clip-grad", "0"],
+            [sys.executable, *launcher, "train", *options.split()],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             timeout=600,
