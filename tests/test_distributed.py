@@ -79,9 +79,9 @@ def test_deepspeed_zero2_trains_on_two_processes(
             "mmkd",
         ],
     }.items():
-        options = f"--kd mse+cos --batch-size 16 --epochs 3 --clip-grad 0 --cache {tmp_path}/cache --out {tmp_path}/{name}"
+        options = f"--kd mse+cos --batch-size 16 --epochs 3 --clip-grad 0 --out {tmp_path / name}"
         done = subprocess.run(
-            [sys.executable, *launcher, "train", *options.split()],
+            [sys.executable, *launcher, "train", *options.split(), "--cache", str(tmp_path / "cache")],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             timeout=600,
