@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 WORKER = Path(__file__).parent / "gather_worker.py"
 ROOT = Path(__file__).parents[1]
@@ -94,10 +95,7 @@ def test_deepspeed_zero2_trains_on_two_processes(
         losses[name] = [json.loads(line)["loss"] for line in lines]
     # The same rows in the same steps: were the processes reading alike, the losses would differ at once.
     assert losses["zero2"] == pytest.approx(losses["one"], rel=1e-3)
-    weights = [
-        __import__("safetensors.torch").torch.load_file(tmp_path / name / "student" / "model.safetensors")
-        for name in losses
-    ]
+    weights = [load_file(tmp_path / name / "student" / "model.safetensors") for name in losses]
     for name, expected in weights[0].items():
         torch.testing.assert_close(
             weights[1][name], expected, rtol=1e-2, atol=2e-3, msg=lambda text, n=name: f"{n}: {text}"
