@@ -11,7 +11,7 @@ from mmkd.files import read_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-SET_TITLES = {"seen": "classes of the training scenes", "never-seen": "classes never drawn for training"}
+SET_TITLES = {"seen": "classes seen", "never-seen": "never seen"}
 
 REAL_COMMANDS = (
     "mmkd cache-teacher --teacher openai/clip-vit-base-patch32 --data pixparse/cc3m-wds",

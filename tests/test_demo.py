@@ -116,12 +116,12 @@ def report(path: Path, student: float) -> Path:
 def test_table_puts_student_beside_scratch(tmp_path: Path) -> None:
     lines = read_lines(report(tmp_path / "student.json", 0.9), report(tmp_path / "scratch.json", 0.1))
     assert [(line.title, line.metric) for line in lines][::2] == [
-        ("classes of the training scenes", "top-1"),
-        ("classes never drawn for training", "top-1"),
+        ("classes seen", "top-1"),
+        ("never seen", "top-1"),
     ]
     stream = StringIO()
     Console(file=stream, width=120).print(table(lines))
-    row = next(line for line in stream.getvalue().splitlines() if "training scenes" in line)
+    row = next(line for line in stream.getvalue().splitlines() if "classes seen" in line)
     assert row.split("top-1")[1].split() == [
         "1.0", "95.0", "[93.0,", "97.0]", "90.0", "[88.0,", "92.0]", "90", "%", "10.0", "[8.0,", "12.0]"
     ]  # fmt: skip
@@ -157,7 +157,7 @@ def test_whole_demo_leaves_a_workspace_for_the_plain_commands(tmp_path: Path, sc
     options = ["--pairs", 200, "--epochs", 1, "--batch-size", 32, "--seen", 1, "--unseen", 2]
     done = mmkd("demo", *options, "--teacher", scene_teacher, work=work, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for said in ("from scratch", "classes never drawn for training", "openai/clip-vit-base-patch32"):
+    for said in ("from scratch", "never seen", "openai/clip-vit-base-patch32"):
         assert said in done.stdout
     assert "never saw a person" in " ".join(done.stderr.split())
 
