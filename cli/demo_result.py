@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmkd.cli.console import console
 from mmkd.cli.demo_workspace import DemoWorkspace
+from mmkd.cli.tables import align
 from mmkd.files import read_json
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 SET_TITLES = {"seen": "classes seen", "never-seen": "never seen"}
 
@@ -58,28 +56,19 @@ def read_lines(student_report: Path, scratch_report: Path) -> list[Line]:
     return lines
 
 
-def table(lines: list[Line]) -> "Table":
-    """Teacher, student and scratch against chance, percent with 95 % intervals."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    grid = Table(box=SIMPLE_HEAD, title="zero-shot, 160 classes: percent right [95 % interval]")
-    grid.add_column("")
-    grid.add_column("")
-    for name in ("chance", "teacher", "student", "kept", "from scratch"):
-        grid.add_column(name, justify="right", no_wrap=True)
-    for number, line in enumerate(lines):
-        first = number == 0 or lines[number - 1].title != line.title
-        grid.add_row(
-            line.title if first else "",
-            line.metric,
-            f"{100 * line.teacher['chance']:.1f}",
-            _cell(line.teacher),
-            _cell(line.student),
-            "" if line.kept is None else f"{100 * line.kept:.0f} %",
-            _cell(line.scratch),
+def table(lines: list[Line]) -> list[str]:
+    """Teacher, student and scratch against chance, percent with 95 % intervals; fits 80 columns."""
+    rows = []
+    for title in dict.fromkeys(line.title for line in lines):
+        scores = [line for line in lines if line.title == title]
+        rows.append([title, *(cell for line in scores for cell in (line.metric, ""))])
+        rows.append(
+            ["  chance", *(cell for line in scores for cell in (_percent(line.teacher["chance"]), ""))]
         )
-    return grid
+        rows.append(["  teacher", *(cell for line in scores for cell in (_cell(line.teacher), ""))])
+        rows.append(["  student", *(cell for line in scores for cell in (_cell(line.student), _kept(line)))])
+        rows.append(["  from scratch", *(cell for line in scores for cell in (_cell(line.scratch), ""))])
+    return ["zero-shot, 160 classes: percent right [95 % interval]", "", *align(rows, gap=2)]
 
 
 def verdict(lines: list[Line]) -> str:
@@ -95,7 +84,8 @@ def verdict(lines: list[Line]) -> str:
 def show_result(demo: DemoWorkspace, student: Path, lines: list[Line], taken: str) -> None:
     """Print the table, what was written, and what to type next."""
     console.print()
-    console.print(table(lines))
+    for line in [*table(lines), ""]:
+        console.print(line, markup=False, soft_wrap=True)
     console.print(verdict(lines), markup=False, soft_wrap=True)
     console.print(f"\nwritten in {taken}:", markup=False)
     written = [
@@ -119,5 +109,13 @@ def show_result(demo: DemoWorkspace, student: Path, lines: list[Line], taken: st
         console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:5.1f}"
+
+
 def _cell(score: dict[str, Any]) -> str:
-    return f"{100 * score['value']:.1f} \\[{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+    return f"{_percent(score['value'])} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
+
+
+def _kept(line: Line) -> str:
+    return "" if line.kept is None else f"kept {100 * line.kept:.0f} %"
