@@ -27,7 +27,7 @@ def start_accelerator(*, precision: str, tracker: str | None = None) -> "Acceler
     """An ``Accelerator`` on the processes and the engine that the launcher asked for.
 
     Raises:
-        ConfigError: the precision is unknown, or fp16 on a CPU.
+        ConfigError: the precision is unknown, or fp16 on a CPU; the tracker is unknown or not installed.
         TrainingError: fewer processes joined than were launched, or the engine is not the one asked for.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
@@ -35,6 +35,7 @@ def start_accelerator(*, precision: str, tracker: str | None = None) -> "Acceler
 
     if precision not in PRECISIONS:
         raise ConfigError(f"--precision {precision} is unknown; expected one of {', '.join(PRECISIONS)}")
+    _check_tracker(tracker)
     if precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError(
             "--precision fp16 needs an accelerator, and this machine has none; use fp32 or bf16"
@@ -63,6 +64,18 @@ def start_accelerator(*, precision: str, tracker: str | None = None) -> "Acceler
             f"{accelerator.distributed_type.value}; check the accelerate configuration"
         )
     return accelerator
+
+
+def _check_tracker(tracker: str | None) -> None:
+    # Accelerate leaves out, without a word, a tracker whose package is missing.
+    from accelerate.tracking import get_available_trackers
+
+    installed = sorted(str(found) for found in get_available_trackers())
+    if tracker is not None and tracker not in installed:
+        raise ConfigError(
+            f"--tracker {tracker} is unknown or not installed; installed here: {', '.join(installed) or 'none'} "
+            "(pip install tensorboard, wandb or trackio)"
+        )
 
 
 class _GatherRows(torch.autograd.Function):

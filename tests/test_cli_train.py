@@ -184,6 +184,10 @@ def test_tensorboard_gets_the_metrics(workspace: Path, tmp_path: Path) -> None:
         (["--cache", "nowhere"], "nowhere"),
         (["--precision", "fp64"], "--precision fp64 is unknown"),
         (["--task", "tripplet"], "--task tripplet is unknown"),
+        (
+            ["--tracker", "tensorbord"],
+            "--tracker tensorbord is unknown or not installed; installed here: tensorboard",
+        ),
         (["--model-config", "c.json"], "needs a teacher"),
         (["--resume"], "no unfinished run"),
     ],
