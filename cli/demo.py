@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from mmkd.cli.demo_workspace import DemoWorkspace
 
 STAGES = 7
-# A demo shares its cores with whatever else runs on a laptop or a CI machine. Threads that spin at every barrier
-# then wait for one that has no core: 5 pairs/s were seen where 90 were to be had. The results are the same.
-_PATIENT = {"OMP_WAIT_POLICY": "passive"}
+# The demo's models are so small that a second thread costs more than it brings, and threads that spin at every
+# barrier collapse to 5 pairs/s beside another program; the other core decodes the images.
+_THREADS = {"OMP_NUM_THREADS": "1"}
 NEVER_SAW_A_PERSON = (
     "this teacher never saw a person: it knows the words of shapes, colours and sizes and takes every "
     "profession for the same unknown word, so what follows shows how the command works and says nothing of bias"
@@ -104,7 +104,7 @@ def _mmkd(place: "DemoWorkspace", *arguments: str) -> None:
 
     line = shlex.join(["mmkd", *arguments])
     status.print(f"$ {line}", style="bold", markup=False, soft_wrap=True)
-    environment = {**_PATIENT, **os.environ, "MMKD_WORK": str(place.root), "HF_HUB_OFFLINE": "1"}
+    environment = {**_THREADS, **os.environ, "MMKD_WORK": str(place.root), "HF_HUB_OFFLINE": "1"}
     # -P: like the mmkd script, and unlike plain -m, this must not import what lies in the current folder.
     done = subprocess.run([sys.executable, "-P", "-m", "mmkd", *arguments], env=environment, check=False)
     if done.returncode:

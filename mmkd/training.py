@@ -72,7 +72,7 @@ def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float) -> torch
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6)
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
 
 
 def distill_step(student: nn.Module, objective: Objective, batch: DistillBatch) -> LossReport:
