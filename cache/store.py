@@ -89,8 +89,8 @@ class CacheStore:
             here = np.flatnonzero(shard_of == shard)
             inside = rows[here] - shard * self.manifest.settings.shard_rows
             arrays = self._shard(int(shard))
-            image[here] = arrays["image"][inside, 0]
-            text[here] = arrays["text"][inside, which[here]]
+            image[here] = arrays["image"][inside, 0] * arrays["image_norm"][inside, 0, None]
+            text[here] = arrays["text"][inside, which[here]] * arrays["text_norm"][inside, which[here], None]
         return Embeddings(torch.from_numpy(image), torch.from_numpy(text))
 
     def verify(self) -> None:

@@ -14,6 +14,7 @@ from mmkd.cli.console import process_rank
 from mmkd.cli.demo import demo
 from mmkd.cli.eval_bias import bias
 from mmkd.cli.eval_zero_shot import zero_shot
+from mmkd.cli.option_groups import SectionedCommand
 from mmkd.cli.options import Debug
 from mmkd.cli.train import train
 from mmkd.errors import MmkdError
@@ -60,7 +61,7 @@ def _root(
 
 
 app.command("cache-teacher")(cache_teacher)
-app.command("train")(train)
+app.command("train", cls=SectionedCommand)(train)
 evaluate.command("zero-shot")(zero_shot)
 evaluate.command("bias")(bias)
 app.add_typer(evaluate, name="eval")

@@ -4,12 +4,21 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from mmkd.cli.console import say
+from mmkd.cli.option_groups import takes_option_groups
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
+from mmkd.cli.train_options import (
+    DataOptions,
+    LossOptions,
+    MiningOptions,
+    RunOptions,
+    StepOptions,
+    StudentOptions,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -24,65 +33,17 @@ if TYPE_CHECKING:
     from mmkd.training import Prepared, Schedule
 
 
+@takes_option_groups
 def train(
     ctx: typer.Context,
     *,
-    kd: Annotated[
-        str, typer.Option(help="KD losses: [weight*]name[@temperature] joined by '+', or none.")
-    ] = "mse+cos",
-    task: Annotated[
-        str, typer.Option(help="What is learnt from the pairs: triplet, clip or none.")
-    ] = "triplet",
-    cache: Annotated[Path | None, typer.Option(help="The teacher's cache; default: the workspace's.")] = None,
-    data: Annotated[
-        list[str] | None, typer.Option(help="The pairs, where they moved since they were cached.")
-    ] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help="The teacher, where it moved since it was cached.")
-    ] = None,
-    model_config: Annotated[
-        Path | None,
-        typer.Option(
-            help="config.json of a CLIP to train from scratch, with tokenizer and processor beside it."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder; default: <work>/runs/<day>-<kd>.")
-    ] = None,
-    init: Annotated[
-        str, typer.Option(help="Student's weights: alternate (every other layer), first or random.")
-    ] = ("alternate"),
-    depth: Annotated[
-        int | None, typer.Option(help="Layers of each tower; default: half the teacher's.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(help="Train on a random subset of this many pairs.")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the pairs.")] = 10,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Pairs a step, over all processes; default: 1024 on a GPU, 128 on a CPU."),
-    ] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
-    warmup: Annotated[
-        int | None, typer.Option(help="Steps of warm-up; default: a tenth, 2,000 at most.")
-    ] = None,
-    weight_decay: Annotated[float, typer.Option(help="On matrices; norms and biases have none.")] = 0.1,
-    clip_grad: Annotated[float, typer.Option(help="Largest norm of the gradient; 0 for no clipping.")] = 1.0,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or fp16; default: bf16 on a GPU, fp32 on a CPU.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    neighbours: Annotated[int, typer.Option(help="Mined negatives a row, for the triplet loss.")] = 32,
-    workers: Annotated[
-        int | None, typer.Option(help="Loader processes; default: by the number of cores.")
-    ] = None,
-    save_every: Annotated[
-        int | None, typer.Option(help="Steps between checkpoints; default: an epoch, at least 200.")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of --out or the latest run.")
-    ] = False,
-    tracker: Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio.")] = None,
-    config: Config = None,
+    losses: LossOptions,
+    data: DataOptions,
+    student: StudentOptions,
+    mining: MiningOptions,
+    steps: StepOptions,
+    run_options: RunOptions,
+    config: Config = None,  # noqa: ARG001 (its callback reads the file)
     work: Work = DEFAULT_WORK,
 ) -> None:
     """Train a half-depth student against the teacher's cache.
@@ -101,17 +62,19 @@ def train(
       l1        absolute error of unit vectors (10)
       affinity  KL of in-batch similarities, temperature 0.05 (1; TinyCLIP)
     """
-    settings = dict(locals())
+    settings: dict[str, Any] = {}
+    for group in (losses, data, student, mining, steps, run_options):
+        settings |= vars(group)
     from mmkd.cli.training_inputs import check_resumed, open_inputs, run_to_resume, saved_settings
     from mmkd.distributed import default_precision, start_accelerator
     from mmkd.recipe import Recipe
 
-    run = run_to_resume(out, work / "runs") if resume else None
+    run = run_to_resume(run_options.out, work / "runs") if run_options.resume else None
     if run is not None:
         settings |= saved_settings(run, settings, typed=_typed(ctx))
     recipe = Recipe(**{name: settings[name] for name in Recipe.__dataclass_fields__})
     machine_precision = recipe.precision or default_precision()
-    accelerator = start_accelerator(precision=machine_precision, tracker=tracker)
+    accelerator = start_accelerator(precision=machine_precision, tracker=run_options.tracker)
     inputs = open_inputs(
         recipe,
         cache=settings["cache"] or work / "cache",
@@ -129,13 +92,10 @@ def train(
     clip, mined = inputs.build_student(recipe), inputs.mine(recipe, accelerator)
     inputs.describe(recipe, clip, mined)
     if run is None:
-        run = _new_run(recipe, inputs, accelerator, out=out, runs=work / "runs")
+        run = _new_run(recipe, inputs, accelerator, out=run_options.out, runs=work / "runs")
     else:
         check_resumed(run, inputs)
-    if workers is None:
-        workers = max(0, min(8, (os.cpu_count() or 1) // accelerator.num_processes - 1))
-    loop = _Loop(recipe, inputs, clip, mined, accelerator, run)
-    loop.train(workers=workers, save_every=save_every, tracker=tracker)
+    _Loop(recipe, inputs, clip, mined, accelerator, run, run_options).train()
 
 
 def _typed(ctx: typer.Context) -> set[str]:
@@ -190,8 +150,9 @@ class _Loop:
     mined: "Neighbours | None"
     accelerator: "Accelerator"
     run: "Run"
+    options: RunOptions
 
-    def train(self, *, workers: int, save_every: int | None, tracker: str | None) -> None:
+    def train(self) -> None:
         """Train from the last checkpoint on, if there is one, and save the student."""
         from mmkd.checkpoints import load_checkpoint, save_checkpoint
         from mmkd.cli.training_progress import TrainingProgress
@@ -210,26 +171,26 @@ class _Loop:
         first_step = load_checkpoint(accelerator, run.checkpoints)
         if first_step:
             say("resumed", f"from step {first_step:,} of {schedule.steps:,}")
-        if tracker:
+        if self.options.tracker:
             accelerator.project_configuration.logging_dir = str(run.folder)
             accelerator.init_trackers("mmkd", config=recipe.to_dict())
         with TrainingProgress(run, schedule, batch, first_step, accelerator) as progress:
             fit(
                 prepared,
                 recipe.objective,
-                self._stream(plan, workers),
+                self._stream(plan),
                 schedule,
                 clip_grad=recipe.clip_grad,
                 first_step=first_step,
                 log_every=10,
-                save_every=save_every or max(plan.steps_per_epoch, 200),
+                save_every=self.options.save_every or max(plan.steps_per_epoch, 200),
                 on_log=progress.log,
                 on_save=lambda step: save_checkpoint(accelerator, run.checkpoints, step),
             )
         accelerator.end_training()
         _finish(prepared, self.inputs, run, schedule)
 
-    def _stream(self, plan: "BatchPlan", workers: int) -> "BatchStream":
+    def _stream(self, plan: "BatchPlan") -> "BatchStream":
         from mmkd.batches import BatchReader, BatchStream
         from mmkd.encoders import max_text_length
 
@@ -237,6 +198,9 @@ class _Loop:
         length = max_text_length(self.clip)
         reader = BatchReader(inputs.pairs, inputs.image_processor, inputs.tokenizer, length, inputs.store)
         rank, world = accelerator.process_index, accelerator.num_processes
+        workers = self.options.workers
+        if workers is None:
+            workers = max(0, min(8, (os.cpu_count() or 1) // world - 1))
         return BatchStream(reader, plan, rank=rank, world=world, workers=workers)
 
 

@@ -28,8 +28,8 @@ class DistillBatch:
         attention_mask: int64 (B, L).
         caption_ids: int64 (B,): hash of the caption, equal where captions are.
         image_ids: int64 (B,): hash of the image bytes.
-        teacher_image: float32 (B, D), or (B, 0) without a teacher.
-        teacher_text: float32 (B, D), or (B, 0) without a teacher.
+        teacher_image: float32 (B, D), as the teacher gave it, or (B, 0) without a teacher.
+        teacher_text: float32 (B, D), as the teacher gave it, or (B, 0) without a teacher.
     """
 
     pixel_values: Tensor
@@ -100,8 +100,8 @@ class BatchReader(Dataset[DistillBatch]):
                 [_signed(xxhash.xxh3_64_intdigest(caption.encode())) for caption in captions]
             ),
             image_ids=torch.from_numpy(hashes[:, 0].astype(np.int64)),
-            teacher_image=nothing if teacher is None else teacher.image,
-            teacher_text=nothing if teacher is None else teacher.text,
+            teacher_image=nothing if teacher is None else teacher.raw_image,
+            teacher_text=nothing if teacher is None else teacher.raw_text,
         )
 
     def _pair(self, row: int) -> Pair:

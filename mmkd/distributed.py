@@ -111,9 +111,8 @@ def gather_rows(local: Tensor) -> Tensor:
     return gathered
 
 
-def gather(local: Embeddings) -> Embeddings:
-    """Embeddings of all processes, in rank order and with exact gradients, in one collective."""
+def gather(image: Tensor, text: Tensor) -> Embeddings:
+    """Embeddings of all processes' vectors (B, D), in rank order and with exact gradients, in one collective."""
     if _alone():
-        return local
-    image, text = gather_rows(torch.cat([local.image, local.text], dim=1)).chunk(2, dim=1)
-    return Embeddings(image, text)
+        return Embeddings(image, text)
+    return Embeddings(*gather_rows(torch.cat([image, text], dim=1)).chunk(2, dim=1))

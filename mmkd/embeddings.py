@@ -1,10 +1,10 @@
 """What passes between the teacher's cache, the student and the losses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import torch.nn.functional as F
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,18 +18,35 @@ class Embeddings:
     Attributes:
         image: float32 (B, D), unit length.
         text: float32 (B, D), unit length.
+        image_norm: float32 (B, 1): the lengths that the images' vectors came with.
+        text_norm: float32 (B, 1): the lengths that the texts' vectors came with.
     """
 
     image: Tensor
     text: Tensor
+    image_norm: Tensor = field(init=False)
+    text_norm: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         if self.image.ndim != 2 or self.image.shape != self.text.shape:
             raise ValueError(
                 f"found image {tuple(self.image.shape)} and text {tuple(self.text.shape)}; expected two (B, D)"
             )
-        object.__setattr__(self, "image", F.normalize(self.image.float(), dim=-1))
-        object.__setattr__(self, "text", F.normalize(self.text.float(), dim=-1))
+        for side in ("image", "text"):
+            vectors = getattr(self, side).float()
+            norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+            object.__setattr__(self, f"{side}_norm", norms)
+            object.__setattr__(self, side, vectors / norms.clamp_min(1e-12))
+
+    @property
+    def raw_image(self) -> Tensor:
+        """float32 (B, D): the images' vectors as they came."""
+        return self.image * self.image_norm
+
+    @property
+    def raw_text(self) -> Tensor:
+        """float32 (B, D): the texts' vectors as they came."""
+        return self.text * self.text_norm
 
     def __len__(self) -> int:
         return len(self.image)
@@ -93,5 +110,8 @@ class TeacherStore(Protocol):
         ...
 
     def read(self, rows: NDArray[np.int64], captions: NDArray[np.int64] | None = None) -> Embeddings:
-        """Embeddings of ``rows``, each with caption ``captions[i]`` of its row (default: the first)."""
+        """Embeddings of ``rows``, each with caption ``captions[i]`` of its row (default: the first).
+
+        Their norms are those of the teacher's own output.
+        """
         ...

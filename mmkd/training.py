@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from mmkd.batches import BatchStream, DistillBatch
 from mmkd.distributed import gather, gather_rows
-from mmkd.embeddings import Embeddings
 from mmkd.errors import TrainingError
 from mmkd.losses.negatives import select_negatives
 from mmkd.objective import LossReport, Objective
@@ -78,8 +77,8 @@ def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float) -> torch
 def distill_step(student: nn.Module, objective: Objective, batch: DistillBatch) -> LossReport:
     """Losses of one step over the embeddings of all processes, with exact gradients."""
     image, text, logit_scale = student(batch.pixel_values, batch.input_ids, batch.attention_mask)
-    ours = gather(Embeddings(image, text))
-    teacher = None if batch.teacher is None else gather(batch.teacher)
+    ours = gather(image, text)
+    teacher = None if batch.teacher is None else gather(batch.teacher_image, batch.teacher_text)
     ids = gather_rows(torch.stack([batch.caption_ids, batch.image_ids], dim=1))
     negatives = select_negatives(ids[:, 0], ids[:, 1], teacher if objective.needs_teacher else None)
     return objective(ours, teacher, negatives, logit_scale)
