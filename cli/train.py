@@ -22,7 +22,6 @@ from mmkd.cli.train_options import (
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import CLIPModel
 
     from mmkd.batches import BatchStream
     from mmkd.cli.training_inputs import Inputs
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from mmkd.recipe import Recipe
     from mmkd.runs import Run
     from mmkd.sampling import BatchPlan
+    from mmkd.students import Student
     from mmkd.training import Prepared, Schedule
 
 
@@ -89,13 +89,13 @@ def train(
         precision=machine_precision,
     )
     # All that can be refused is refused before the run's folder is made.
-    clip, mined = inputs.build_student(recipe), inputs.mine(recipe, accelerator)
-    inputs.describe(recipe, clip, mined)
+    built, mined = inputs.build_student(recipe), inputs.mine(recipe, accelerator)
+    inputs.describe(recipe, built, mined)
     if run is None:
         run = _new_run(recipe, inputs, accelerator, out=run_options.out, runs=work / "runs")
     else:
         check_resumed(run, inputs)
-    _Loop(recipe, inputs, clip, mined, accelerator, run, run_options).train()
+    _Loop(recipe, inputs, built, mined, accelerator, run, run_options).train()
 
 
 def _typed(ctx: typer.Context) -> set[str]:
@@ -146,7 +146,7 @@ class _Loop:
 
     recipe: "Recipe"
     inputs: "Inputs"
-    clip: "CLIPModel"
+    student: "Student"
     mined: "Neighbours | None"
     accelerator: "Accelerator"
     run: "Run"
@@ -164,7 +164,9 @@ class _Loop:
         mined = None if self.mined is None else self.mined.rows
         plan = BatchPlan(self.inputs.rows, batch, recipe.seed, mined)
         schedule = Schedule(plan.steps_per_epoch * recipe.epochs, warmup, recipe.lr)
-        student = PairStudent(self.clip, learns_logit_scale=recipe.objective.uses_logit_scale)
+        student = PairStudent(
+            self.student.clip, self.student.head, learns_logit_scale=recipe.objective.uses_logit_scale
+        )
         optimizer = make_optimizer(student, lr=recipe.lr, weight_decay=recipe.weight_decay)
         local = batch // accelerator.num_processes
         prepared = prepare(accelerator, student, optimizer, batch=local, clip_grad=recipe.clip_grad)
@@ -195,7 +197,7 @@ class _Loop:
         from mmkd.encoders import max_text_length
 
         inputs, accelerator = self.inputs, self.accelerator
-        length = max_text_length(self.clip)
+        length = max_text_length(self.student.clip)
         reader = BatchReader(inputs.pairs, inputs.image_processor, inputs.tokenizer, length, inputs.store)
         rank, world = accelerator.process_index, accelerator.num_processes
         workers = self.options.workers
@@ -207,16 +209,19 @@ class _Loop:
 def _finish(prepared: "Prepared", inputs: "Inputs", run: "Run", schedule: "Schedule") -> None:
     """Save the student as a Hugging Face folder and mark the run as finished."""
     from mmkd.files import atomic_folder
+    from mmkd.heads import save_head
     from mmkd.model_card import write_model_card
     from mmkd.runs import FINISHED, now
     from mmkd.training import trained_weights
 
-    weights = trained_weights(prepared)  # a collective under ZeRO-3
+    weights, head = trained_weights(prepared)  # a collective under ZeRO-3
     if not prepared.accelerator.is_main_process:
         return
     run = run.update(state=FINISHED, finished=now(), steps=schedule.steps)
     with atomic_folder(run.student) as folder:
         prepared.clip.save_pretrained(folder, state_dict=weights)
+        if head:
+            save_head(head, folder)
         inputs.image_processor.save_pretrained(folder)
         inputs.tokenizer.save_pretrained(folder)
         write_model_card(folder, run)

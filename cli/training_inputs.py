@@ -15,11 +15,11 @@ from mmkd.runs import Run, list_runs, read_run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import CLIPModel
 
     from mmkd.cache.store import CacheStore
     from mmkd.data import PairDataset
     from mmkd.mining import Neighbours
+    from mmkd.students import Student
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,15 @@ class Inputs:
             }
         return {"cache": str(self.store.folder.resolve())}
 
-    def build_student(self, recipe: Recipe) -> "CLIPModel":
+    def build_student(self, recipe: Recipe) -> "Student":
         """The student before its first step."""
-        from mmkd.students import halve, random_clip
+        from mmkd.students import Student, halve, random_clip
 
         if self.store is None:
-            return random_clip(read_clip_config(Path(self.model), name=self.model), seed=recipe.seed)
-        return halve(
-            self.model, depth=recipe.depth, init=recipe.init, seed=recipe.seed, revision=self.revision
+            config = read_clip_config(Path(self.model), name=self.model)
+            return Student(random_clip(config, seed=recipe.seed))
+        return Student(
+            halve(self.model, depth=recipe.depth, init=recipe.init, seed=recipe.seed, revision=self.revision)
         )
 
     def mine(self, recipe: Recipe, accelerator: "Accelerator") -> "Neighbours | None":
@@ -91,7 +92,7 @@ class Inputs:
         with accelerator.main_process_first():
             return load_or_mine(self.store, self.rows, k=recipe.neighbours, seed=recipe.seed)
 
-    def describe(self, recipe: Recipe, clip: "CLIPModel", mined: "Neighbours | None") -> None:
+    def describe(self, recipe: Recipe, student: "Student", mined: "Neighbours | None") -> None:
         """Say what the training takes for granted."""
         from mmkd.students import count_parameters
 
@@ -100,10 +101,10 @@ class Inputs:
                 say("data", line)
         else:
             say("cache", f"{self.store.folder} · {len(self.rows):,} pairs · made by {self.model} ✓ verified")
-        layers = "{} + {} layers".format(*tower_layers(clip.config))
+        layers = "{} + {} layers".format(*tower_layers(student.clip.config))
         how = {"alternate": "every other layer of the teacher", "first": "the teacher's first layers"}
         origin = "random weights" if self.store is None else how.get(recipe.init, "random weights")
-        say("student", f"{layers}, {origin} · {count_parameters(clip) / 1e6:.1f}M parameters")
+        say("student", f"{layers}, {origin} · {count_parameters(student.clip) / 1e6:.1f}M parameters")
         hard = (
             ""
             if mined is None

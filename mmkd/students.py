@@ -1,6 +1,7 @@
 """Half-depth students, made from a teacher's configuration and, if wanted, its layers."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -8,12 +9,27 @@ import torch
 
 from mmkd.encoders import iterate_weights, read_clip_config, resolve_model
 from mmkd.errors import ConfigError, ModelError
+from mmkd.heads import ProjectionHead
 
 if TYPE_CHECKING:
     from transformers import CLIPModel
 
 Init = Literal["alternate", "first", "random"]
 INITS: tuple[Init, ...] = ("alternate", "first", "random")
+
+
+@dataclass(frozen=True)
+class Student:
+    """What is trained.
+
+    Attributes:
+        clip: the student; a tower that is not trained needs no gradient.
+        head: its projection into the teacher's space; ``None`` where their dimensions are the same.
+    """
+
+    clip: "CLIPModel"
+    head: ProjectionHead | None = None
+
 
 _LAYER = re.compile(r"^((?:vision|text)_model\.encoder\.layers\.)(\d+)(\..+)$")
 

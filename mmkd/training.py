@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmkd.batches import BatchStream, DistillBatch
 from mmkd.distributed import gather, gather_rows
 from mmkd.errors import TrainingError
+from mmkd.heads import ProjectionHead
 from mmkd.losses.negatives import select_negatives
 from mmkd.objective import LossReport, Objective
 
@@ -45,11 +46,20 @@ class Schedule:
 
 
 class PairStudent(nn.Module):
-    """The student as the training loop calls it: both towers in one forward pass, so that DDP sees one module."""
+    """The student as the training loop calls it: both towers in one forward pass, so that DDP sees one module.
 
-    def __init__(self, clip: "CLIPModel", *, learns_logit_scale: bool) -> None:
+    Args:
+        clip: the student.
+        head: its projection into the teacher's space, trained with it, where their dimensions differ.
+        learns_logit_scale: whether a loss has a gradient for the logit scale.
+    """
+
+    def __init__(
+        self, clip: "CLIPModel", head: ProjectionHead | None = None, *, learns_logit_scale: bool
+    ) -> None:
         super().__init__()
         self.clip = clip
+        self.head = head
         clip.logit_scale.requires_grad_(learns_logit_scale)
 
     def forward(
@@ -58,6 +68,8 @@ class PairStudent(nn.Module):
         """Unnormalised image and text embeddings, each (B, D), and the scalar logit scale."""
         image = self.clip.get_image_features(pixel_values=pixel_values.to(self.clip.dtype)).pooler_output
         text = self.clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        if self.head is not None:
+            image, text = self.head(image, text)
         log_scale = self.clip.logit_scale.float().reshape(())
         # Bounded in value, but with its gradient, so that a scale at the bound can come down again.
         bounded = log_scale + (log_scale.clamp(max=MAX_LOG_SCALE) - log_scale).detach()
@@ -220,15 +232,22 @@ def _values(report: LossReport, norm: Any) -> dict[str, Tensor]:
     return values
 
 
-def trained_weights(prepared: Prepared) -> dict[str, Tensor]:
-    """The whole student's weights, float32 on the CPU, gathered from wherever ZeRO keeps them.
+def trained_weights(prepared: Prepared) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The CLIP's weights and its head's, float32 on the CPU, gathered from wherever ZeRO keeps them.
+
+    Where the student has no head, the second is empty.
 
     Every process must call it.
     """
     weights = prepared.accelerator.get_state_dict(prepared.student)
-    plain = {
-        name.removeprefix("clip."): tensor.detach().float().cpu() for name, tensor in (weights or {}).items()
-    }
-    if "logit_scale" in plain:
-        plain["logit_scale"] = plain["logit_scale"].reshape(()).clamp(max=MAX_LOG_SCALE)
-    return plain
+    clip, head = (
+        {
+            name.removeprefix(part): tensor.detach().float().cpu()
+            for name, tensor in (weights or {}).items()
+            if name.startswith(part)
+        }
+        for part in ("clip.", "head.")
+    )
+    if "logit_scale" in clip:
+        clip["logit_scale"] = clip["logit_scale"].reshape(()).clamp(max=MAX_LOG_SCALE)
+    return clip, head

@@ -115,7 +115,8 @@ def test_the_loss_falls_and_everything_is_reported(bench: Bench) -> None:
     assert bench.saved == [4, 8, 12, 16]
     assert bench.logged[16]["cos"] < bench.logged[4]["cos"] - 0.05
     assert {"loss", "cos", "grad_norm", "lr", "pairs_per_second"} <= bench.logged[4].keys()
-    weights = trained_weights(bench.prepared)
+    weights, head = trained_weights(bench.prepared)
+    assert not head
     assert weights.keys() == bench.prepared.clip.state_dict().keys()
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
     assert weights["logit_scale"] <= MAX_LOG_SCALE
@@ -172,7 +173,7 @@ def test_two_processes_see_the_halves_of_one_batch(bench: Bench) -> None:
 def test_a_row_without_a_caption_is_refused_by_number(bench: Bench) -> None:
     bench.reader.pairs = [type("Pair", (), {"captions": (), "image": b""})()]
     with pytest.raises(DataError, match="row 0 of the data has no caption"):
-        bench.reader.__getitems__([(0, 0.5)])
+        bench.reader.__getitems__(one_row(0.5))
 
 
 def test_an_epoch_may_draw_any_caption_of_a_row(bench: Bench) -> None:
@@ -180,7 +181,7 @@ def test_an_epoch_may_draw_any_caption_of_a_row(bench: Bench) -> None:
     several = type(pair)(pair.image, ("one", "two", "three"))
     bench.reader.pairs, bench.reader.store = [several], None
     lengths = tokenize(bench.reader.tokenizer, ["one", "three"], 77)["attention_mask"].sum(dim=1).tolist()
-    got = [bench.reader.__getitems__([(0, draw)]).attention_mask.sum().item() for draw in (0.0, 0.99)]
+    got = [bench.reader.__getitems__(one_row(draw)).attention_mask.sum().item() for draw in (0.0, 0.99)]
     assert got == lengths
 
 
