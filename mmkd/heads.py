@@ -41,8 +41,14 @@ class ProjectionHead(nn.Module):
         return self.image.in_features, self.image.out_features
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, D_s) and (B, D_s) to (B, D_t) and (B, D_t), unnormalised."""
-        return self.image(image), self.text(text)
+        """(B, D_s) and (B, D_s) to (B, D_t) and (B, D_t), unnormalised.
+
+        A side that is (B, 0), because its tower is not trained, stays as it is.
+        """
+        return (
+            self.image(image) if image.shape[1] else image,
+            self.text(text) if text.shape[1] else text,
+        )
 
 
 def save_head(weights: dict[str, Tensor], folder: Path) -> None:
