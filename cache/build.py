@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import numpy as np
 import xxhash
 
+from mmkd.augment import DEFAULT_POLICY, NO_AUGMENTATION, Augmentation
 from mmkd.cache.embed import Prepared, embed_shard, prefetch, prepare
 from mmkd.cache.manifest import (
     MANIFEST,
@@ -105,17 +107,33 @@ class BuildPlan:
         return sum(shard_bytes(self.settings, index) for index in range(self.settings.shards))
 
 
+class Choices(TypedDict, total=False):
+    """What ``cache_settings`` may be told."""
+
+    shard_rows: int
+    batch_size: int
+    views: int
+    augmentation: Augmentation
+
+
 def cache_settings(
-    encoder: PairEncoder, pairs: PairDataset, *, shard_rows: int = SHARD_ROWS, batch_size: int = BATCH_SIZE
+    encoder: PairEncoder,
+    pairs: PairDataset,
+    *,
+    shard_rows: int = SHARD_ROWS,
+    batch_size: int = BATCH_SIZE,
+    views: int = 1,
+    augmentation: Augmentation = NO_AUGMENTATION,
 ) -> CacheSettings:
     """What a cache of ``pairs`` by ``encoder`` will say of itself.
 
     Raises:
-        ConfigError: a size is not positive.
+        ConfigError: a size is not positive, or the views and their augmentation contradict each other.
     """
-    for name, value in (("--shard-rows", shard_rows), ("--batch-size", batch_size)):
+    for name, value in (("--shard-rows", shard_rows), ("--batch-size", batch_size), ("--views", views)):
         if value < 1:
             raise ConfigError(f"found {name} {value}; expected at least 1")
+    check_views(views, augmentation)
     return CacheSettings(
         teacher=encoder.spec,
         sources=tuple(pairs.sources),
@@ -125,7 +143,29 @@ def cache_settings(
         dtype=str(encoder.model.dtype).removeprefix("torch."),
         batch_size=batch_size,
         shard_rows=shard_rows,
+        views=views,
+        augmentation=augmentation,
     )
+
+
+def check_views(views: int, augmentation: Augmentation) -> None:
+    """Refuse views that would be the same, and an augmentation that no view would show.
+
+    Raises:
+        ConfigError: they contradict each other.
+    """
+    if views > 1 and augmentation.policy == "none":
+        raise ConfigError(
+            f"--views {views} --augment none would store the same image {views} times; pass "
+            f"--augment {DEFAULT_POLICY} or randaugment, or --views 1"
+        )
+    if views == 1 and augmentation != NO_AUGMENTATION:
+        raise ConfigError(
+            f"--augment {augmentation.policy} has no view to work on: --views 1 is the untouched image alone; pass "
+            "--views 5, say"
+            if augmentation.policy != "none"
+            else f"--augment-seed {augmentation.seed} has no view to work on; pass --views 5, say"
+        )
 
 
 def plan_build(
@@ -186,7 +226,7 @@ def run_build(
         for first in range(0, len(rows), step)
     ]
     workers = _default_workers() if workers is None else workers
-    with closing(prefetch(batches, partial(prepare, encoder, pairs), workers)) as prepared:
+    with closing(prefetch(batches, partial(prepare, encoder, pairs, settings), workers)) as prepared:
         for index in plan.todo:
             mine = islice(prepared, -(-len(settings.shard_range(index)) // step))
             arrays, masked = embed_shard(encoder, mine, settings, index, tally.add)
@@ -201,16 +241,15 @@ def build_cache(
     pairs: PairDataset,
     out: Path,
     *,
-    shard_rows: int = SHARD_ROWS,
-    batch_size: int = BATCH_SIZE,
     rank: int = 0,
     world: int = 1,
     max_bad: float = MAX_BAD,
     workers: int | None = None,
     on_progress: Callable[[BuildProgress], None] = lambda _: None,
+    **choices: Unpack[Choices],
 ) -> CacheManifest | None:
-    """``plan_build`` and ``run_build`` in one call."""
-    settings = cache_settings(encoder, pairs, shard_rows=shard_rows, batch_size=batch_size)
+    """``cache_settings``, ``plan_build`` and ``run_build`` in one call."""
+    settings = cache_settings(encoder, pairs, **choices)
     plan = plan_build(settings, pairs, out, rank=rank, world=world)
     return run_build(encoder, pairs, plan, max_bad=max_bad, workers=workers, on_progress=on_progress)
 

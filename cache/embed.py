@@ -32,19 +32,19 @@ class Prepared:
         hashes: xxh3_64 of image bytes and captions, one pair a row.
         captions: the captions of each row; none where the row is masked.
         reasons: why a row is masked; None where it is not.
-        pixels: float32 (B - masked, 3, S, S) of the rows that are not; None where all are.
+        pixels: for each view, float32 (B - masked, 3, S, S) of the rows that are not masked; empty where all are.
     """
 
     rows: range
     hashes: list[tuple[int, int]]
     captions: list[tuple[str, ...]]
     reasons: list[str | None]
-    pixels: torch.Tensor | None
+    pixels: list[torch.Tensor]
 
 
-def prepare(encoder: PairEncoder, pairs: PairDataset, rows: range) -> Prepared:
-    """Read, decode and preprocess ``rows``."""
-    images: list[Image] = []
+def prepare(encoder: PairEncoder, pairs: PairDataset, settings: CacheSettings, rows: range) -> Prepared:
+    """Read, decode, augment and preprocess ``rows``; each image is decoded once for all of its views."""
+    images: list[tuple[int, Image]] = []
     hashes, captions, reasons = [], [], []
     for row in rows:
         pair = pairs[row]
@@ -53,12 +53,16 @@ def prepare(encoder: PairEncoder, pairs: PairDataset, rows: range) -> Prepared:
         try:
             image = decode_image(pair.image)
             if reason is None:
-                images.append(image)
+                images.append((row, image))
         except BadImageError as error:
             reason = error.reason
         reasons.append(reason)
         captions.append(pair.captions if reason is None else ())
-    return Prepared(rows, hashes, captions, reasons, encoder.preprocess(images) if images else None)
+    pixels = [
+        encoder.preprocess([settings.augmentation(image, row=row, view=view) for row, image in images])
+        for view in range(settings.views if images else 0)
+    ]
+    return Prepared(rows, hashes, captions, reasons, pixels)
 
 
 def prefetch(
@@ -108,9 +112,9 @@ def embed_shard(
             good = np.array([reason is None for reason in batch.reasons])
             arrays["row_hash"][here] = batch.hashes
             arrays["valid"][here] = good
-            if batch.pixels is not None:
-                image, norm = _unit(encoder.encode_pixels(batch.pixels), settings)
-                arrays["image"][here][good, 0], arrays["image_norm"][here][good, 0] = image, norm
+            for view, pixels in enumerate(batch.pixels):
+                image, norm = _unit(encoder.encode_pixels(pixels), settings)
+                arrays["image"][here][good, view], arrays["image_norm"][here][good, view] = image, norm
             captions += batch.captions
             masked.update(reason for reason in batch.reasons if reason is not None)
             on_batch(batch)

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mmkd.augment import NO_AUGMENTATION, Augmentation
 from mmkd.data import DataSource
 from mmkd.embeddings import TeacherSpec
-from mmkd.errors import CacheError, DataError, MmkdError
+from mmkd.errors import CacheError, ConfigError, DataError, MmkdError
 from mmkd.files import read_json, write_json
 
 SCHEMA = 1
@@ -31,6 +32,8 @@ class CacheSettings:
         dtype: precision of the teacher's forward pass; the vectors are stored as float16.
         batch_size: images, or captions, of one forward pass.
         shard_rows: rows of each shard but the last, which may have fewer.
+        views: V, views of each image; view 0 is the untouched one.
+        augmentation: what the other views are.
     """
 
     teacher: TeacherSpec
@@ -41,6 +44,8 @@ class CacheSettings:
     dtype: str
     batch_size: int
     shard_rows: int
+    views: int = 1
+    augmentation: Augmentation = NO_AUGMENTATION
 
     @property
     def shards(self) -> int:
@@ -53,7 +58,10 @@ class CacheSettings:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {**asdict(self), "sources": [s.to_json() for s in self.sources], "views": [VIEW_0]}
+        views = [VIEW_0, *[asdict(self.augmentation)] * (self.views - 1)]
+        value = {**asdict(self), "sources": [s.to_json() for s in self.sources], "views": views}
+        del value["augmentation"]
+        return value
 
     @classmethod
     def from_json(cls, value: Any) -> "CacheSettings":
@@ -62,11 +70,7 @@ class CacheSettings:
         Raises:
             CacheError: anything is missing, unknown, or of the wrong type.
         """
-        _expect_keys(value, {*cls.__dataclass_fields__, "views"}, "the settings")
-        if value["views"] != [VIEW_0]:
-            raise CacheError(
-                f"found the views {value['views']}; expected the teacher's own preprocessing alone"
-            )
+        _expect_keys(value, cls.__dataclass_fields__.keys() - {"augmentation"}, "the settings")
         if not isinstance(value["sources"], list) or not value["sources"]:
             raise CacheError("the settings name no data source")
         if value["dtype"] not in DTYPES:
@@ -81,7 +85,13 @@ class CacheSettings:
             dtype=value["dtype"],
             batch_size=_number(value, "batch_size", 1),
             shard_rows=_number(value, "shard_rows", 1),
+            views=len(value["views"]) if isinstance(value["views"], list) else 0,
+            augmentation=_augmentation(value["views"]),
         )
+
+    def describe_views(self) -> str:
+        """In words: ``1``, or ``5 (crop+flip, seed 0)``."""
+        return "1" if self.views == 1 else f"{self.views} ({self.augmentation})"
 
     def differences(self, other: "CacheSettings") -> list[str]:
         """What differs, in words: ``batch_size 64 (here 32)``; the teacher's name does not count."""
@@ -91,6 +101,8 @@ class CacheSettings:
             for name in ("limit", "rows", "captions", "dtype", "batch_size", "shard_rows")
             if mine[name] != theirs[name]
         ]
+        if (self.views, self.augmentation) != (other.views, other.augmentation):
+            changed.append(f"views {other.describe_views()} (here {self.describe_views()})")
         if self.sources != other.sources:
             named = [", ".join(source.spec for source in s.sources) for s in (other, self)]
             same = named[0] == named[1]
@@ -347,6 +359,26 @@ def _source(value: Any) -> DataSource:
         return DataSource.from_json(value if isinstance(value, dict) else {})
     except DataError as error:
         raise CacheError(str(error)) from error
+
+
+def _augmentation(views: Any) -> Augmentation:
+    """The one augmentation of all views beyond the first."""
+    if not isinstance(views, list) or views[:1] != [VIEW_0]:
+        raise CacheError(f"found the views {views}; expected the teacher's own preprocessing first")
+    if len(views) == 1:
+        return NO_AUGMENTATION
+    _expect_keys(views[1], set(Augmentation.__dataclass_fields__), "view 1")
+    if any(view != views[1] for view in views[2:]):
+        raise CacheError("found views of several augmentations; expected one for all but the first")
+    try:
+        augmentation = Augmentation(
+            _text(views[1], "policy"), _number(views[1], "seed", 0, most=(1 << 63) - 1)
+        )
+    except ConfigError as error:
+        raise CacheError(str(error)) from error
+    if augmentation.policy == "none":
+        raise CacheError("found views without an augmentation; expected the untouched image once")
+    return augmentation
 
 
 def _teacher(value: Any) -> TeacherSpec:

@@ -33,11 +33,11 @@ class Field:
         return self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
 
 
-def fields(rows: int, captions: int, dim: int) -> dict[str, Field]:
-    """The datasets of a shard of ``rows`` rows, format version 1 (one view)."""
+def fields(rows: int, views: int, captions: int, dim: int) -> dict[str, Field]:
+    """The datasets of a shard of ``rows`` rows, format version 1."""
     return {
-        "image": Field(np.dtype("<f2"), (rows, 1, dim)),
-        "image_norm": Field(np.dtype("<f4"), (rows, 1)),
+        "image": Field(np.dtype("<f2"), (rows, views, dim)),
+        "image_norm": Field(np.dtype("<f4"), (rows, views)),
         "text": Field(np.dtype("<f2"), (rows, captions, dim)),
         "text_norm": Field(np.dtype("<f4"), (rows, captions)),
         "valid": Field(np.dtype("u1"), (rows,)),
@@ -48,7 +48,8 @@ def fields(rows: int, captions: int, dim: int) -> dict[str, Field]:
 
 def shard_fields(settings: CacheSettings, index: int) -> dict[str, Field]:
     """The datasets of shard ``index``."""
-    return fields(len(settings.shard_range(index)), settings.captions, settings.teacher.dim)
+    rows = len(settings.shard_range(index))
+    return fields(rows, settings.views, settings.captions, settings.teacher.dim)
 
 
 def shard_bytes(settings: CacheSettings, index: int) -> int:

@@ -10,6 +10,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
+from mmkd.augment import Augmentation
 from mmkd.cache.manifest import CacheManifest, read_manifest, teacher_differences
 from mmkd.cache.shard import check_file, map_shard, shard_fields
 from mmkd.data import PairDataset, row_hash
@@ -63,20 +64,41 @@ class CacheStore:
         """uint64 (R, 2): xxh3_64 of each row's image bytes and of its captions."""
         return self._column("row_hash")
 
-    def read(self, rows: NDArray[np.int64], captions: NDArray[np.int64] | None = None) -> Embeddings:
+    @property
+    def views(self) -> int:
+        """V, views of each image; view 0 is the untouched one."""
+        return self.manifest.settings.views
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What the views beyond the first are."""
+        return self.manifest.settings.augmentation
+
+    def read(
+        self,
+        rows: NDArray[np.int64],
+        captions: NDArray[np.int64] | None = None,
+        views: NDArray[np.int64] | None = None,
+    ) -> Embeddings:
         """Embeddings of ``rows`` in the order asked for; a masked row's are zero.
 
         Args:
             rows: int64 (B,), each below ``len(self)``.
             captions: int64 (B,), which caption of its row; default: the first.
+            views: int64 (B,), which view of its row's image; default: view 0, the untouched one.
 
         Raises:
-            IndexError: a row or a caption that is not there.
+            IndexError: a row, a caption or a view that is not there.
         """
         rows = np.asarray(rows, dtype=np.int64)
         which = np.zeros_like(rows) if captions is None else np.asarray(captions, dtype=np.int64)
-        if which.shape != rows.shape or rows.ndim != 1:
-            raise IndexError(f"found rows {rows.shape} and captions {which.shape}; expected two (B,)")
+        seen = np.zeros_like(rows) if views is None else np.asarray(views, dtype=np.int64)
+        if which.shape != rows.shape or seen.shape != rows.shape or rows.ndim != 1:
+            raise IndexError(
+                f"found rows {rows.shape}, captions {which.shape} and views {seen.shape}; expected (B,) for each"
+            )
+        if ((seen < 0) | (seen >= self.views)).any():
+            raise IndexError(f"views {seen.min()} to {seen.max()} of a cache of {self.views}")
         if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of a cache of {len(self)} rows")
         # A masked row may have no caption; its zero vector can still be asked for.
@@ -89,7 +111,7 @@ class CacheStore:
             here = np.flatnonzero(shard_of == shard)
             inside = rows[here] - shard * self.manifest.settings.shard_rows
             arrays = self._shard(int(shard))
-            image[here] = arrays["image"][inside, 0] * arrays["image_norm"][inside, 0, None]
+            image[here] = arrays["image"][inside, seen[here]] * arrays["image_norm"][inside, seen[here], None]
             text[here] = arrays["text"][inside, which[here]] * arrays["text_norm"][inside, which[here], None]
         return Embeddings(torch.from_numpy(image), torch.from_numpy(text))
 

@@ -14,6 +14,7 @@ from mmkd.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+    from mmkd.augment import Augmentation
     from mmkd.cache.build import BuildPlan, BuildProgress
     from mmkd.cache.manifest import CacheManifest
     from mmkd.data import PairDataset
@@ -57,6 +58,17 @@ def cache_teacher(
     max_bad: Annotated[
         float, typer.Option(min=0, max=1, help="Largest share of rows without a usable image or caption.")
     ] = 0.05,
+    views: Annotated[
+        int, typer.Option(min=1, help="Views of each image: the untouched one, then augmented ones.")
+    ] = 1,
+    augment: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|crop+flip|randaugment",
+            help="What the augmented views are. Default: crop+flip where there are any.",
+        ),
+    ] = None,
+    augment_seed: Annotated[int, typer.Option(min=0, help="Of the augmented views.")] = 0,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a teacher's hub id.")] = None,
     work: Work = DEFAULT_WORK,
     config: Config = None,  # noqa: ARG001 - read by its callback
@@ -70,6 +82,7 @@ def cache_teacher(
     Examples:
       mmkd cache-teacher
       mmkd cache-teacher --teacher openai/clip-vit-base-patch16 --data photos.parquet --out caches/photos
+      mmkd cache-teacher --views 5 --augment crop+flip
       mmkd cache-teacher --data cifar10/train.parquet --template "a photo of a {}."
       accelerate launch -m mmkd cache-teacher
     """
@@ -79,6 +92,7 @@ def cache_teacher(
     from mmkd.data import DataSource, open_pairs
 
     rank, world = _place()
+    augmentation = _augmentation(views, augment, augment_seed)
     folder = Workspace(work).cache if out is None else out
     encoder = _load_teacher(teacher, revision, dtype)
     specs = data or [DATA]
@@ -88,13 +102,29 @@ def cache_teacher(
         say("data", line)
     if limit is not None and limit <= len(pairs):
         say("limit", f"the first {len(pairs):,} pairs")
-    settings = cache_settings(encoder, pairs, shard_rows=shard_rows, batch_size=batch_size)
+    settings = cache_settings(
+        encoder, pairs, shard_rows=shard_rows, batch_size=batch_size, views=views, augmentation=augmentation
+    )
     plan = plan_build(settings, pairs, folder, rank=rank, world=world)
     say("writes", _writes(plan))
     manifest = _run(encoder, pairs, plan, max_bad)
     if manifest is not None:
         say("cached", _summary(manifest))
         say("next", _next_command(folder, work))
+
+
+def _augmentation(views: int, policy: str | None, seed: int) -> "Augmentation":
+    """What the views beyond the first are, said aloud where there are any."""
+    from mmkd.augment import DEFAULT_POLICY, Augmentation
+    from mmkd.cache.build import check_views
+
+    augmentation = Augmentation(policy or (DEFAULT_POLICY if views > 1 else "none"), seed)
+    check_views(views, augmentation)
+    if views > 1:
+        others = "view 1" if views == 2 else f"views 1 to {views - 1}"
+        chosen = "" if policy else ", since --augment names nothing else"
+        say("views", f"view 0 is the untouched image; {others}: {augmentation}{chosen}")
+    return augmentation
 
 
 def _load_teacher(teacher: str, revision: str | None, dtype: str) -> "PairEncoder":
@@ -160,7 +190,7 @@ def _writes(plan: "BuildPlan") -> str:
     parts = [
         str(plan.folder),
         _shards(plan.settings.shards),
-        f"{plan.settings.rows:,} rows",
+        f"{plan.settings.rows:,} rows" + f" of {plan.settings.views:,} views" * (plan.settings.views > 1),
         f"{size_text(plan.total)} (disk has {size_text(plan.free)})",
     ]
     if plan.done:

@@ -53,6 +53,9 @@ class Augmentation:
         return f"{self.policy}, seed {self.seed}"
 
 
+NO_AUGMENTATION = Augmentation()
+
+
 class _Draws:
     """Uniform numbers from [0, 1) of one (seed, row, view), the same on every machine and in any order.
 

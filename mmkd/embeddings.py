@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mmkd.augment import Augmentation
+
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
@@ -109,8 +111,23 @@ class TeacherStore(Protocol):
         """uint64 (R, 2): xxh3_64 of each row's image bytes and of its captions."""
         ...
 
-    def read(self, rows: NDArray[np.int64], captions: NDArray[np.int64] | None = None) -> Embeddings:
-        """Embeddings of ``rows``, each with caption ``captions[i]`` of its row (default: the first).
+    @property
+    def views(self) -> int:
+        """V, views of each image; view 0 is the untouched one."""
+        ...
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What the views beyond the first are."""
+        ...
+
+    def read(
+        self,
+        rows: NDArray[np.int64],
+        captions: NDArray[np.int64] | None = None,
+        views: NDArray[np.int64] | None = None,
+    ) -> Embeddings:
+        """Embeddings of ``rows``, each of view ``views[i]`` and caption ``captions[i]`` (default: the first of each).
 
         Their norms are those of the teacher's own output.
         """

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from mmkd.augment import NO_AUGMENTATION, Augmentation
 from mmkd.embeddings import Embeddings, TeacherSpec
 
 
@@ -37,8 +38,18 @@ class MemoryStore:
     def __len__(self) -> int:
         return len(self.image)
 
-    def read(self, rows, captions=None) -> Embeddings:
+    @property
+    def views(self) -> int:
+        return 1
+
+    @property
+    def augmentation(self) -> Augmentation:
+        return NO_AUGMENTATION
+
+    def read(self, rows, captions=None, views=None) -> Embeddings:
         assert captions is None or not np.any(captions), "one caption a row"
+        if views is not None and np.any(views):
+            raise IndexError("one view a row")
         return Embeddings(self.image[rows], self.text[rows])
 
 
