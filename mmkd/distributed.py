@@ -63,6 +63,12 @@ def start_accelerator(*, precision: str, tracker: str | None = None) -> "Acceler
             f"DeepSpeed was {'' if wants_deepspeed else 'not '}asked for, but the engine is "
             f"{accelerator.distributed_type.value}; check the accelerate configuration"
         )
+    if launched > 1 and accelerator.distributed_type == DistributedType.NO:
+        # Seen without a GPU: Accelerate counts the processes, but neither wraps the student nor waits.
+        raise TrainingError(
+            f"{launched} processes were launched, but found no engine to average their gradients, so each would "
+            "train another student; without GPUs set ACCELERATE_USE_CPU=true, or use a zero*.yaml launch file"
+        )
     return accelerator
 
 
