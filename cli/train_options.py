@@ -14,7 +14,13 @@ class LossOptions:
     kd: Annotated[str, Option(help="KD losses: [weight*]name[@temperature] joined by '+', or none.")] = (
         "mse+cos"
     )
-    task: Annotated[str, Option(help="What is learnt from the pairs: triplet, clip or none.")] = "triplet"
+    task: Annotated[
+        str, Option(help="Task losses, learnt from the pairs: the same way of writing, or none.")
+    ] = "triplet"
+    negatives: Annotated[
+        str, Option(help="The triplet loss's negative of each row: semi-hard, hard or random.")
+    ] = "semi-hard"
+    margin: Annotated[float, Option(help="Of the triplet loss, in cosine distance.")] = 0.2
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,16 @@ class DataOptions:
         None
     )
     teacher: Annotated[str | None, Option(help="The teacher, where it moved since it was cached.")] = None
+    views: Annotated[
+        int | None, Option(help="Views of each image, shown by turns; default: all that the cache holds.")
+    ] = None
+    mismatched_augment: Annotated[
+        str | None,
+        Option(
+            metavar="crop+flip|randaugment",
+            help="Show a new view each epoch against the untouched image's target: worse than --views.",
+        ),
+    ] = None
     limit: Annotated[int | None, Option(help="Train on a random subset of this many pairs.")] = None
 
 
