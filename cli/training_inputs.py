@@ -92,6 +92,20 @@ class Inputs:
         with accelerator.main_process_first():
             return load_or_mine(self.store, self.rows, k=recipe.neighbours, seed=recipe.seed)
 
+    @property
+    def views(self) -> int:
+        """Views of each image that there are targets for."""
+        return 1 if self.store is None else self.store.views
+
+    def describe_views(self, recipe: Recipe) -> None:
+        """Say which views are shown, where they are not the untouched images against their own targets."""
+        if recipe.mismatched is not None:
+            target = "" if self.store is None else ", against the targets of the untouched images"
+            say("views", f"mismatched: a new one each epoch of {recipe.mismatched}{target}")
+        elif self.store is not None and self.store.views > 1:
+            unused = "" if recipe.views == self.store.views else f" of the cache's {self.store.views}"
+            say("views", f"{recipe.views}{unused} by turns, one each epoch ({self.store.augmentation})")
+
     def describe(self, recipe: Recipe, student: "Student", mined: "Neighbours | None") -> None:
         """Say what the training takes for granted."""
         from mmkd.students import count_parameters
@@ -101,6 +115,7 @@ class Inputs:
                 say("data", line)
         else:
             say("cache", f"{self.store.folder} · {len(self.rows):,} pairs · made by {self.model} ✓ verified")
+        self.describe_views(recipe)
         layers = "{} + {} layers".format(*tower_layers(student.clip.config))
         how = {"alternate": "every other layer of the teacher", "first": "the teacher's first layers"}
         origin = "random weights" if self.store is None else how.get(recipe.init, "random weights")
@@ -146,6 +161,10 @@ def _open_from_scratch(recipe: Recipe, data: list[str] | None, model_config: Pat
     if recipe.objective.needs_teacher:
         raise ConfigError(
             f"--kd {recipe.kd} needs a teacher, and --model-config trains from scratch; use --kd none, or a --cache"
+        )
+    if (recipe.views or 1) > 1:
+        raise ConfigError(
+            f"--views {recipe.views} needs the targets of a cache, and --model-config trains without one; leave it out"
         )
     if not data:
         raise ConfigError("--model-config trains without a cache, so it needs the pairs: pass --data")
