@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmkd.embeddings import TeacherSpec
 from mmkd.errors import ModelError
+from mmkd.heads import HEAD_FILE, ProjectionHead, load_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,13 +32,15 @@ class PairEncoder:
         model: the CLIP, in evaluation mode on ``device``.
         image_processor: the model's own preprocessing.
         tokenizer: the model's own tokenizer.
-        spec: what identifies the encoder.
+        spec: what identifies the encoder; its ``dim`` is that of the embeddings, after the head.
+        head: the projection that was trained with the model, in float32 on ``device``; ``None``: it has none.
     """
 
     model: "CLIPModel"
     image_processor: Any
     tokenizer: Any
     spec: TeacherSpec
+    head: ProjectionHead | None = None
 
     @property
     def device(self) -> torch.device:
@@ -57,7 +60,7 @@ class PairEncoder:
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """Unnormalised image embeddings, float32 (B, D), on the CPU."""
         inputs = pixels.to(self.device, self.model.dtype)
-        return _pooled(self.model.get_image_features(pixel_values=inputs))
+        return _projected(self.model.get_image_features(pixel_values=inputs), self.head and self.head.image)
 
     def encode_images(self, images: "Sequence[Image]") -> Tensor:
         """Unnormalised image embeddings, float32 (B, D), on the CPU."""
@@ -67,12 +70,12 @@ class PairEncoder:
     def encode_texts(self, texts: "Sequence[str]") -> Tensor:
         """Unnormalised text embeddings, float32 (B, D), on the CPU."""
         inputs = {name: tensor.to(self.device) for name, tensor in self.tokenize(texts).items()}
-        return _pooled(self.model.get_text_features(**inputs))
+        return _projected(self.model.get_text_features(**inputs), self.head and self.head.text)
 
 
-def _pooled(output: Any) -> Tensor:
-    embeddings: Tensor = output.pooler_output.float().cpu()
-    return embeddings
+def _projected(output: Any, head: torch.nn.Module | None) -> Tensor:
+    embeddings: Tensor = output.pooler_output.float()
+    return (embeddings if head is None else head(embeddings)).cpu()
 
 
 def max_text_length(model: "CLIPModel") -> int:
@@ -107,7 +110,7 @@ def load_encoder(
     device: torch.device | None = None,
     dtype: str = "float32",
 ) -> PairEncoder:
-    """Load any Hugging Face CLIP by hub id or folder.
+    """Load any Hugging Face CLIP by hub id or folder, with the projection head beside it if it has one.
 
     Args:
         model: hub id (``openai/clip-vit-base-patch32``) or a folder written by ``save_pretrained``.
@@ -134,8 +137,11 @@ def load_encoder(
     clip.requires_grad_(False)  # from_pretrained leaves it in evaluation mode
     module: torch.nn.Module = clip  # transformers' own annotation of `to` hides the argument
     module.to(device or default_device())
+    head = load_head(folder, config.projection_dim)
+    if head is not None:
+        head.to(clip.device)
     spec = _spec(model, folder, config, image_processor, tokenizer)
-    return PairEncoder(clip, image_processor, tokenizer, spec)
+    return PairEncoder(clip, image_processor, tokenizer, spec, head)
 
 
 def read_teacher_spec(model: str | Path, *, revision: str | None = None) -> TeacherSpec:
@@ -150,13 +156,14 @@ def read_teacher_spec(model: str | Path, *, revision: str | None = None) -> Teac
 
 
 def _spec(model: str | Path, folder: Path, config: Any, image_processor: Any, tokenizer: Any) -> TeacherSpec:
+    head = load_head(folder, config.projection_dim)
     return TeacherSpec(
         model=_model_name(model),
         revision=_revision_of(folder, model),
         weights_hash=hash_weights(folder),
         preprocess_hash=_hash_json(image_processor.to_dict()),
         tokenizer_hash=hash_tokenizer(tokenizer),
-        dim=config.projection_dim,
+        dim=config.projection_dim if head is None else head.dims[1],
         logit_scale=_read_logit_scale(folder),
         layers=tower_layers(config),
     )
@@ -249,7 +256,9 @@ def weights_files(folder: Path) -> list[Path]:
     Raises:
         ModelError: there is neither.
     """
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model.bin"))
+    files = [file for file in sorted(folder.glob("*.safetensors")) if file.name != HEAD_FILE] or sorted(
+        folder.glob("pytorch_model.bin")
+    )
     if not files:
         raise ModelError(f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin")
     return files
@@ -280,13 +289,13 @@ def iterate_weights(folder: Path) -> "Iterator[tuple[str, Callable[[], Tensor]]]
 
 
 def hash_weights(folder: Path) -> str:
-    """xxh3_128 over the folder's weights files, by name.
+    """xxh3_128 over the folder's weights files and its head's, by name.
 
     Raises:
         ModelError: there is none.
     """
     digest = xxhash.xxh3_128()
-    for file in weights_files(folder):
+    for file in [*weights_files(folder), *folder.glob(HEAD_FILE)]:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):

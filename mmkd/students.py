@@ -1,4 +1,4 @@
-"""Half-depth students, made from a teacher's configuration and, if wanted, its layers."""
+"""Students, made from a teacher's configuration and, if wanted, its layers."""
 
 import re
 from dataclasses import dataclass
@@ -9,13 +9,20 @@ import torch
 
 from mmkd.encoders import iterate_weights, read_clip_config, resolve_model
 from mmkd.errors import ConfigError, ModelError
-from mmkd.heads import ProjectionHead
+from mmkd.heads import ProjectionHead, load_head
+from mmkd.shapes import TRAINED, StudentShape, Towers, difference
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from transformers import CLIPModel
 
 Init = Literal["alternate", "first", "random"]
 INITS: tuple[Init, ...] = ("alternate", "first", "random")
+
+_LAYER = re.compile(r"^((?:vision|text)_model\.encoder\.layers\.)(\d+)(\..+)$")
+_PARTS = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
+_SIDES = {"vision": "image", "text": "text"}
 
 
 @dataclass(frozen=True)
@@ -31,14 +38,12 @@ class Student:
     head: ProjectionHead | None = None
 
 
-_LAYER = re.compile(r"^((?:vision|text)_model\.encoder\.layers\.)(\d+)(\..+)$")
-
-
 def halve(
     teacher: str | Path,
     *,
     depth: int | None = None,
     init: Init = "alternate",
+    towers: Towers = "both",
     seed: int = 0,
     revision: str | None = None,
 ) -> "CLIPModel":
@@ -46,9 +51,10 @@ def halve(
 
     Args:
         teacher: hub id or folder of a Hugging Face CLIP.
-        depth: layers of each tower; default: half the teacher's.
+        depth: layers of each trained tower; default: half the teacher's.
         init: ``alternate`` inherits every other layer (layer ``i * L // depth``) and all that is not a layer;
             ``first`` the first layers; ``random`` nothing.
+        towers: with ``image`` or ``text`` only that one is made smaller; the other is the teacher's own and frozen.
         seed: of the random initialisation.
         revision: of the teacher on the Hub.
 
@@ -56,23 +62,67 @@ def halve(
         ConfigError: ``depth`` is not smaller than the teacher's.
         ModelError: the teacher cannot be read.
     """
+    shape = StudentShape(depth=depth, towers=towers)
+    return build_student(teacher, shape, init=init, seed=seed, revision=revision).clip
+
+
+def build_student(
+    teacher: str | Path,
+    shape: StudentShape,
+    *,
+    init: Init | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+) -> Student:
+    """A student of any shape, with a head where it projects to another dimension than its teacher.
+
+    Args:
+        teacher: hub id or folder of a Hugging Face CLIP; a head beside it is part of it.
+        shape: of the student.
+        init: as ``halve`` takes it; ``None``: what ``default_init`` says.
+        seed: of the random initialisation.
+        revision: of the teacher on the Hub.
+
+    Returns:
+        In float32 on the CPU. A tower that is not trained is the teacher's own, whatever ``init`` says.
+
+    Raises:
+        ConfigError: no such student can be made, or ``init`` asks for layers that do not fit it.
+        ModelError: the teacher cannot be read.
+    """
     folder = resolve_model(teacher, revision=revision)
-    config = read_clip_config(folder, name=str(teacher))
-    layers = {
-        "vision_model": config.vision_config.num_hidden_layers,
-        "text_model": config.text_config.num_hidden_layers,
-    }
-    depths = {tower: _depth(depth, count) for tower, count in layers.items()}
-    config.vision_config.num_hidden_layers = depths["vision_model"]
-    config.text_config.num_hidden_layers = depths["text_model"]
-    student = random_clip(config, seed=seed)
-    if init != "random":
-        chosen = {
-            f"{tower}.encoder.layers.": inherited_layers(layers[tower], depths[tower], init)
-            for tower in layers
-        }
-        _inherit(student, folder, chosen)
-    return student
+    theirs = read_clip_config(folder, name=str(teacher))
+    config = shape.of(theirs)
+    reason = difference(config, theirs, shape.towers)
+    if init is None:
+        init = "random" if reason else "alternate"
+    elif init != "random" and reason:
+        raise ConfigError(
+            f"--init {init} asks for the teacher's layers, which do not fit this student: {reason}; leave --init out"
+        )
+    try:
+        clip = random_clip(config, seed=seed)
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise ConfigError(f"no CLIP can be built from {shape.config or teacher}: {error}") from error
+    wanted = _inherited_names(clip, init, shape.towers)
+    if wanted:
+        _inherit(clip, folder, _chosen_layers(config, theirs, init, shape.towers), wanted)
+    for tower in _PARTS.keys() - TRAINED[shape.towers]:
+        for part in _PARTS[tower]:
+            getattr(clip, part).requires_grad_(False)
+    teachers_head = load_head(folder, theirs.projection_dim)
+    head = _make_head(config, theirs, teachers_head, init=init, towers=shape.towers, seed=seed)
+    return Student(clip, head)
+
+
+def default_init(teacher: str | Path, shape: StudentShape, *, revision: str | None = None) -> Init:
+    """``alternate`` where the teacher's layers fit the student, else ``random``.
+
+    Raises:
+        ConfigError, ModelError: as ``build_student``.
+    """
+    theirs = read_clip_config(resolve_model(teacher, revision=revision), name=str(teacher))
+    return "random" if difference(shape.of(theirs), theirs, shape.towers) else "alternate"
 
 
 def random_clip(config: Any, *, seed: int) -> "CLIPModel":
@@ -92,33 +142,59 @@ def inherited_layers(teacher_layers: int, depth: int, init: Init) -> list[int]:
     return [index * teacher_layers // depth for index in range(depth)]
 
 
-def count_parameters(model: torch.nn.Module) -> int:
-    """Number of weights, trained or not."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def count_parameters(model: torch.nn.Module, *, trained: bool = False) -> int:
+    """Number of weights; with ``trained`` only those that need a gradient."""
+    return sum(one.numel() for one in model.parameters() if one.requires_grad or not trained)
 
 
-def _depth(depth: int | None, layers: int) -> int:
-    wanted = layers // 2 if depth is None else depth
-    if not 1 <= wanted < layers:
-        raise ConfigError(
-            f"--depth {wanted} is not smaller than the teacher's {layers} layers; expected 1 to {layers - 1}"
-        )
-    return wanted
+def _inherited_names(clip: "CLIPModel", init: Init, towers: Towers) -> set[str]:
+    """The student's weights that are the teacher's: all, or only those of the tower that is not trained."""
+    names = set(clip.state_dict())
+    if init != "random":
+        return names
+    frozen = [f"{part}." for tower in _PARTS.keys() - TRAINED[towers] for part in _PARTS[tower]]
+    return {name for name in names if name.startswith(tuple(frozen))}
 
 
-def _inherit(student: "CLIPModel", folder: Path, chosen: dict[str, list[int]]) -> None:
-    """Copy the chosen layers, and all that is not a layer, from the teacher's weights files."""
-    wanted = student.state_dict()
+def _chosen_layers(config: Any, teacher: Any, init: Init, towers: Towers) -> dict[str, list[int]]:
+    """Which of the teacher's layers each tower takes: the whole of one that is not trained."""
+    chosen = {}
+    for tower in _PARTS:
+        depth, layers = (getattr(one, f"{tower}_config").num_hidden_layers for one in (config, teacher))
+        how = init if tower in TRAINED[towers] else "alternate"
+        chosen[f"{tower}_model.encoder.layers."] = inherited_layers(layers, depth, how)
+    return chosen
+
+
+def _make_head(
+    config: Any, teacher: Any, teachers: ProjectionHead | None, *, init: Init, towers: Towers, seed: int
+) -> ProjectionHead | None:
+    dim = teacher.projection_dim if teachers is None else teachers.dims[1]
+    if config.projection_dim == dim and (teachers is None or teachers.dims[0] != dim):
+        return None
+    head = ProjectionHead(config.projection_dim, dim, seed=seed)
+    for tower, side in _SIDES.items():
+        trained = tower in TRAINED[towers]
+        getattr(head, side).requires_grad_(trained)
+        if teachers is not None and (init != "random" or not trained):
+            getattr(head, side).load_state_dict(getattr(teachers, side).state_dict())
+    return head
+
+
+def _inherit(
+    student: "CLIPModel", folder: Path, chosen: dict[str, list[int]], wanted: "Collection[str]"
+) -> None:
+    """Copy the wanted weights from the teacher's files, those of layers from the chosen ones."""
     found: dict[str, torch.Tensor] = {}
     for key, read in iterate_weights(folder):
         for name in _student_names(key, chosen):
             if name in wanted:
                 found[name] = read().float()
-    missing = wanted.keys() - found.keys()
+    missing = set(wanted) - found.keys()
     if missing:
         raise ModelError(f"{folder} lacks {len(missing)} weights of a CLIP, {min(missing)} among them")
     try:
-        student.load_state_dict(found)
+        student.load_state_dict(found, strict=False)
     except RuntimeError as error:
         raise ModelError(f"the weights in {folder} do not fit its config.json: {error}") from error
 
