@@ -1,14 +1,12 @@
 """``mmkd train``: a half-depth student against a cache, or a CLIP from scratch."""
 
-import os
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mmkd.cli.console import say
 from mmkd.cli.option_groups import takes_option_groups
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.train_options import (
@@ -18,19 +16,14 @@ from mmkd.cli.train_options import (
     RunOptions,
     StepOptions,
     StudentOptions,
+    ValidationOptions,
 )
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from mmkd.batches import BatchStream
-    from mmkd.cli.training_inputs import Inputs
-    from mmkd.mining import Neighbours
     from mmkd.recipe import Recipe
     from mmkd.runs import Run
-    from mmkd.sampling import BatchPlan
-    from mmkd.students import Student
-    from mmkd.training import Prepared, Schedule
 
 
 @takes_option_groups
@@ -42,6 +35,7 @@ def train(
     student: StudentOptions,
     mining: MiningOptions,
     steps: StepOptions,
+    validation: ValidationOptions,
     run_options: RunOptions,
     config: Config = None,  # noqa: ARG001 (its callback reads the file)
     work: Work = DEFAULT_WORK,
@@ -56,18 +50,37 @@ def train(
       mmkd train --kd none --task clip --init random      the fair baseline: same shape, no teacher
 
     \b
-    KD losses (a bare name takes the weight in brackets):
-      mse       squared error of unit vectors (2000; CLIP-KD)
-      cos       one minus the cosine (1)
-      l1        absolute error of unit vectors (10)
-      affinity  KL of in-batch similarities, temperature 0.05 (1; TinyCLIP)
+    Task losses for --task (a bare name takes the weight in brackets):
+      triplet    the pair nearer than one negative (1; FaceNet)
+      clip       contrastive cross-entropy (1; CLIP)
+      siglip     a yes or a no for each image and text (1; SigLIP)
+      soft-clip  clip with targets softened by the teacher, temperature 0.05 (1; ALBEF)
+
+    \b
+    KD losses for --kd:
+      mse        squared error of unit vectors (2000; CLIP-KD)
+      cos        one minus the cosine (1)
+      l1         absolute error of unit vectors (10)
+      huber      squared error of unit vectors, linear for the large (4000)
+      kl         KL over the dimensions of an embedding, temperature 0.05 (1)
+      nst        second moments of the batch's unit vectors (50; NST)
+      mse-raw    squared error of the vectors before they are normalised (10)
+      affinity   KL of in-batch similarities, temperature 0.05 (1; TinyCLIP)
+      crd        the same, the student at its learnt scale, temperature 0.01 (1; CLIP-KD)
+      icl        student images against teacher texts, and the reverse (1; CLIP-KD)
+      gd         gradients of the contrastive loss, temperature 0.05 (0.1; CLIP-KD)
+      rkd        distances and angles between rows (25; RKD)
     """
     settings: dict[str, Any] = {}
-    for group in (losses, data, student, mining, steps, run_options):
+    for group in (losses, data, student, mining, steps, validation, run_options):
         settings |= vars(group)
     from mmkd.cli.training_inputs import check_resumed, open_inputs, run_to_resume, saved_settings
+    from mmkd.cli.training_loop import TrainingLoop
+    from mmkd.cli.training_validation import open_validator, settings_to_save
     from mmkd.distributed import default_precision, start_accelerator
     from mmkd.recipe import Recipe
+    from mmkd.runs import new_run_folder
+    from mmkd.validation import watched_metric
 
     run = run_to_resume(run_options.out, work / "runs") if run_options.resume else None
     if run is not None:
@@ -87,15 +100,25 @@ def train(
         processes=accelerator.num_processes,
         accelerated=accelerator.device.type != "cpu",
         precision=machine_precision,
+        views=inputs.views,
+        init=inputs.default_init(recipe),
     )
     # All that can be refused is refused before the run's folder is made.
-    built, mined = inputs.build_student(recipe), inputs.mine(recipe, accelerator)
+    built = inputs.build_student(recipe)
+    validator = open_validator(settings, inputs, built, accelerator.device)
+    watched = watched_metric(
+        recipe.keep_best, [] if validator is None else validator.metrics, patience=recipe.patience
+    )
+    recipe = replace(recipe, keep_best=watched)
+    mined = inputs.mine(recipe, accelerator)
     inputs.describe(recipe, built, mined)
     if run is None:
-        run = _new_run(recipe, inputs, accelerator, out=run_options.out, runs=work / "runs")
+        data_options = {**inputs.settings(), **settings_to_save(settings)}
+        folder = run_options.out or new_run_folder(work / "runs", recipe.name)
+        run = _new_run(recipe, inputs.record(), data_options, accelerator, folder)
     else:
         check_resumed(run, inputs)
-    _Loop(recipe, inputs, built, mined, accelerator, run, run_options).train()
+    TrainingLoop(recipe, inputs, built, mined, validator, accelerator, run, run_options).train()
 
 
 def _typed(ctx: typer.Context) -> set[str]:
@@ -105,124 +128,31 @@ def _typed(ctx: typer.Context) -> set[str]:
 
 
 def _new_run(
-    recipe: "Recipe", inputs: "Inputs", accelerator: "Accelerator", *, out: Path | None, runs: Path
+    recipe: "Recipe",
+    record: dict[str, Any],
+    data_options: dict[str, Any],
+    accelerator: "Accelerator",
+    folder: Path,
 ) -> "Run":
     """Claim a new run's folder; the first process decides for all."""
     import yaml
 
+    from mmkd.distributed import broadcast
     from mmkd.files import write_text
-    from mmkd.runs import claim_run_folder, library_versions, new_run_folder, read_run
+    from mmkd.runs import claim_run_folder, library_versions, read_run
 
-    record = {
+    record |= {
         "recipe": recipe.to_dict(),
-        **inputs.record(),
         "command": ["mmkd", *sys.argv[1:]],
         "processes": accelerator.num_processes,
         "versions": library_versions(),
     }
-    folder = _decided_by_first(accelerator, lambda: out or new_run_folder(runs, recipe.name))
+    folder = broadcast(folder, accelerator.num_processes)
     if accelerator.is_main_process:
         run = claim_run_folder(folder, record)
         settings = {
             key.replace("_", "-"): value for key, value in recipe.to_dict().items() if value is not None
         }
-        write_text(run.config, yaml.safe_dump({**settings, **inputs.settings()}, sort_keys=True))
+        write_text(run.config, yaml.safe_dump({**settings, **data_options}, sort_keys=True))
     accelerator.wait_for_everyone()
     return read_run(folder)
-
-
-def _decided_by_first(accelerator: "Accelerator", choose: Any) -> Any:
-    from accelerate.utils import broadcast_object_list
-
-    box = [choose() if accelerator.is_main_process else None]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(box)
-    return box[0]
-
-
-@dataclass(frozen=True)
-class _Loop:
-    """All that a training runs on."""
-
-    recipe: "Recipe"
-    inputs: "Inputs"
-    student: "Student"
-    mined: "Neighbours | None"
-    accelerator: "Accelerator"
-    run: "Run"
-    options: RunOptions
-
-    def train(self) -> None:
-        """Train from the last checkpoint on, if there is one, and save the student."""
-        from mmkd.checkpoints import load_checkpoint, save_checkpoint
-        from mmkd.cli.training_progress import TrainingProgress
-        from mmkd.sampling import BatchPlan
-        from mmkd.training import PairStudent, Schedule, fit, make_optimizer, prepare
-
-        recipe, accelerator, run = self.recipe, self.accelerator, self.run
-        batch, warmup = recipe.batch_size or 0, recipe.warmup or 0
-        mined = None if self.mined is None else self.mined.rows
-        plan = BatchPlan(self.inputs.rows, batch, recipe.seed, mined)
-        schedule = Schedule(plan.steps_per_epoch * recipe.epochs, warmup, recipe.lr)
-        student = PairStudent(
-            self.student.clip, self.student.head, learns_logit_scale=recipe.objective.uses_logit_scale
-        )
-        optimizer = make_optimizer(student, lr=recipe.lr, weight_decay=recipe.weight_decay)
-        local = batch // accelerator.num_processes
-        prepared = prepare(accelerator, student, optimizer, batch=local, clip_grad=recipe.clip_grad)
-        first_step = load_checkpoint(accelerator, run.checkpoints)
-        if first_step:
-            say("resumed", f"from step {first_step:,} of {schedule.steps:,}")
-        if self.options.tracker:
-            accelerator.project_configuration.logging_dir = str(run.folder)
-            accelerator.init_trackers("mmkd", config=recipe.to_dict())
-        with TrainingProgress(run, schedule, batch, first_step, accelerator) as progress:
-            fit(
-                prepared,
-                recipe.objective,
-                self._stream(plan),
-                schedule,
-                clip_grad=recipe.clip_grad,
-                first_step=first_step,
-                log_every=10,
-                save_every=self.options.save_every or max(plan.steps_per_epoch, 200),
-                on_log=progress.log,
-                on_save=lambda step: save_checkpoint(accelerator, run.checkpoints, step),
-            )
-        accelerator.end_training()
-        _finish(prepared, self.inputs, run, schedule)
-
-    def _stream(self, plan: "BatchPlan") -> "BatchStream":
-        from mmkd.batches import BatchReader, BatchStream
-        from mmkd.encoders import max_text_length
-
-        inputs, accelerator = self.inputs, self.accelerator
-        length = max_text_length(self.student.clip)
-        reader = BatchReader(inputs.pairs, inputs.image_processor, inputs.tokenizer, length, inputs.store)
-        rank, world = accelerator.process_index, accelerator.num_processes
-        workers = self.options.workers
-        if workers is None:
-            workers = max(0, min(8, (os.cpu_count() or 1) // world - 1))
-        return BatchStream(reader, plan, rank=rank, world=world, workers=workers)
-
-
-def _finish(prepared: "Prepared", inputs: "Inputs", run: "Run", schedule: "Schedule") -> None:
-    """Save the student as a Hugging Face folder and mark the run as finished."""
-    from mmkd.files import atomic_folder
-    from mmkd.heads import save_head
-    from mmkd.model_card import write_model_card
-    from mmkd.runs import FINISHED, now
-    from mmkd.training import trained_weights
-
-    weights, head = trained_weights(prepared)  # a collective under ZeRO-3
-    if not prepared.accelerator.is_main_process:
-        return
-    run = run.update(state=FINISHED, finished=now(), steps=schedule.steps)
-    with atomic_folder(run.student) as folder:
-        prepared.clip.save_pretrained(folder, state_dict=weights)
-        if head:
-            save_head(head, folder)
-        inputs.image_processor.save_pretrained(folder)
-        inputs.tokenizer.save_pretrained(folder)
-        write_model_card(folder, run)
-    say("saved", f"{run.student} · next: mmkd eval zero-shot")

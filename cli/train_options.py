@@ -15,12 +15,37 @@ class LossOptions:
         "mse+cos"
     )
     task: Annotated[
-        str, Option(help="Task losses, learnt from the pairs: the same way of writing, or none.")
-    ] = "triplet"
+        str | None,
+        Option(
+            help="Task losses, learnt from the pairs: the same way of writing, or none; default: triplet, with one "
+            "tower clip, with isolated ones none."
+        ),
+    ] = None
+    towers: Annotated[
+        str,
+        Option(
+            metavar="both|image|text|isolated",
+            help="Train both; only one, beside the teacher's cached embeddings of the other; or each by itself.",
+        ),
+    ] = "both"
+    bank: Annotated[
+        int,
+        Option(
+            help="Score each student embedding also against N cached embeddings of other rows, the mined "
+            "neighbours first.",
+            metavar="N",
+        ),
+    ] = 0
     negatives: Annotated[
         str, Option(help="The triplet loss's negative of each row: semi-hard, hard or random.")
     ] = "semi-hard"
     margin: Annotated[float, Option(help="Of the triplet loss, in cosine distance.")] = 0.2
+    towers: Annotated[
+        str, Option(help="both; image or text alone (the other is the teacher's, cached); isolated.")
+    ] = "both"
+    bank: Annotated[
+        int, Option(min=0, help="Score each step also against N cached rows, mined neighbours first.")
+    ] = 0
 
 
 @dataclass(frozen=True)
@@ -50,9 +75,30 @@ class StudentOptions:
     """The student."""
 
     init: Annotated[
-        str, Option(help="Student's weights: alternate (every other layer), first or random.")
-    ] = "alternate"
-    depth: Annotated[int | None, Option(help="Layers of each tower; default: half the teacher's.")] = None
+        str | None,
+        Option(
+            help="Student's weights: alternate (every other layer of the teacher), first or random; default: "
+            "alternate, and random for a shape that the layers do not fit."
+        ),
+    ] = None
+    depth: Annotated[
+        int | None, Option(help="Layers of each trained tower; default: half the teacher's.")
+    ] = None
+    width: Annotated[
+        int | None,
+        Option(
+            help="Hidden size of each trained tower; the projection stays the teacher's, and the weights start at "
+            "random."
+        ),
+    ] = None
+    student_config: Annotated[
+        str | None,
+        Option(
+            metavar="FILE",
+            help="config.json of a CLIP of any depth, width and projection, which fits the teacher's "
+            "preprocessing and tokenizer.",
+        ),
+    ] = None
     model_config: Annotated[
         Path | None,
         Option(help="config.json of a CLIP to train from scratch, with tokenizer and processor beside it."),
@@ -75,14 +121,55 @@ class StepOptions:
         int | None,
         Option(help="Pairs a step, over all processes; default: 1024 on a GPU, 128 on a CPU."),
     ] = None
+    accumulate: Annotated[
+        int, Option(help="Batches that make one step, exactly as one batch so many times as large would.")
+    ] = 1
     lr: Annotated[float, Option(help="Peak learning rate of AdamW.")] = 1e-3
     warmup: Annotated[int | None, Option(help="Steps of warm-up; default: a tenth, 2,000 at most.")] = None
     weight_decay: Annotated[float, Option(help="On matrices; norms and biases have none.")] = 0.1
+    layer_decay: Annotated[
+        float, Option(help="Each layer's learning rate as a share of the one above; 1 for one rate.")
+    ] = 1.0
+    ema: Annotated[
+        float, Option(help="Save a moving average of the weights, of this decay (0.999); 0 for none.")
+    ] = 0.0
     clip_grad: Annotated[float, Option(help="Largest norm of the gradient; 0 for no clipping.")] = 1.0
     precision: Annotated[
         str | None, Option(help="fp32, bf16 or fp16; default: bf16 on a GPU, fp32 on a CPU.")
     ] = None
+    gradient_checkpointing: Annotated[
+        bool, Option("--gradient-checkpointing", help="Compute activations twice, to save memory.")
+    ] = False
     seed: Annotated[int, Option(help="Of everything random.")] = 0
+
+
+@dataclass(frozen=True)
+class ValidationOptions:
+    """Judging on the way."""
+
+    val_data: Annotated[
+        list[str] | None,
+        Option(metavar="SPEC", help="Held-out pairs: val/loss and val/recall@1 over 1,000 of them."),
+    ] = None
+    eval_data: Annotated[
+        list[str] | None,
+        Option(metavar="SPEC", help="Sets to classify zero-shot, as `mmkd eval zero-shot --data` has them."),
+    ] = None
+    eval_templates: Annotated[
+        Path | None,
+        Option(metavar="FILE", help="Templates for them, one a line, each with {} for the class."),
+    ] = None
+    eval_limit: Annotated[int | None, Option(min=2, help="Images to take of each set; default: all.")] = None
+    eval_every: Annotated[int | None, Option(help="Steps between evaluations; default: an epoch.")] = None
+    keep_best: Annotated[
+        str | None,
+        Option(
+            metavar="METRIC", help="Save the best student instead of the last, by val/loss or cifar10/top-1."
+        ),
+    ] = None
+    patience: Annotated[
+        int | None, Option(help="Stop early after so many evaluations that brought nothing better.")
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -97,4 +184,8 @@ class RunOptions:
     save_every: Annotated[
         int | None, Option(help="Steps between checkpoints; default: an epoch, at least 200.")
     ] = None
+    keep: Annotated[int, Option(min=1, help="Newest checkpoints to keep.")] = 2
+    compile: Annotated[
+        bool, Option("--compile", help="Compile the towers: minutes at the start, faster steps on a GPU.")
+    ] = False
     tracker: Annotated[str | None, Option(help="Also log to tensorboard, wandb or trackio.")] = None

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.cli.console import say
-from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec, resolve_model, tower_layers
+from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec, resolve_model
 from mmkd.errors import ConfigError, ModelError, StaleCacheError
 from mmkd.recipe import LIMIT_SEED, Recipe
 from mmkd.runs import Run, list_runs, read_run
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mmkd.cache.store import CacheStore
     from mmkd.data import PairDataset
     from mmkd.mining import Neighbours
-    from mmkd.students import Student
+    from mmkd.students import Init, Student
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,22 @@ class Inputs:
 
     def build_student(self, recipe: Recipe) -> "Student":
         """The student before its first step."""
-        from mmkd.students import Student, halve, random_clip
+        from mmkd.students import Student, build_student, random_clip
 
         if self.store is None:
             config = read_clip_config(Path(self.model), name=self.model)
             return Student(random_clip(config, seed=recipe.seed))
-        return Student(
-            halve(self.model, depth=recipe.depth, init=recipe.init, seed=recipe.seed, revision=self.revision)
+        return build_student(
+            self.model, recipe.shape, init=recipe.init, seed=recipe.seed, revision=self.revision
         )
+
+    def default_init(self, recipe: Recipe) -> "Init":
+        """Where the student's weights come from, unless it was chosen."""
+        from mmkd.students import default_init
+
+        if self.store is None:
+            return "random"
+        return default_init(self.model, recipe.shape, revision=self.revision)
 
     def mine(self, recipe: Recipe, accelerator: "Accelerator") -> "Neighbours | None":
         """Neighbours for the triplet loss, mined once and kept beside the cache."""
@@ -108,18 +116,13 @@ class Inputs:
 
     def describe(self, recipe: Recipe, student: "Student", mined: "Neighbours | None") -> None:
         """Say what the training takes for granted."""
-        from mmkd.students import count_parameters
-
         if self.store is None:
             for line in self.pairs.describe():
                 say("data", line)
         else:
             say("cache", f"{self.store.folder} · {len(self.rows):,} pairs · made by {self.model} ✓ verified")
         self.describe_views(recipe)
-        layers = "{} + {} layers".format(*tower_layers(student.clip.config))
-        how = {"alternate": "every other layer of the teacher", "first": "the teacher's first layers"}
-        origin = "random weights" if self.store is None else how.get(recipe.init, "random weights")
-        say("student", f"{layers}, {origin} · {count_parameters(student.clip) / 1e6:.1f}M parameters")
+        say("student", student.describe(recipe.init or "random", recipe.towers))
         hard = (
             ""
             if mined is None
@@ -131,7 +134,8 @@ class Inputs:
         say("loss", recipe.objective.describe() + hard)
         say(
             "steps",
-            f"{recipe.epochs} epochs of {len(self.rows) // (recipe.batch_size or 1):,} x {recipe.batch_size} pairs",
+            f"{recipe.epochs} epochs of {len(self.rows) // recipe.global_batch:,} x {recipe.global_batch} pairs"
+            + (f", in {recipe.accumulate} parts" if recipe.accumulate > 1 else ""),
         )
 
 
@@ -166,6 +170,7 @@ def _open_from_scratch(recipe: Recipe, data: list[str] | None, model_config: Pat
         raise ConfigError(
             f"--views {recipe.views} needs the targets of a cache, and --model-config trains without one; leave it out"
         )
+    _refuse_teachers_options(recipe)
     if not data:
         raise ConfigError("--model-config trains without a cache, so it needs the pairs: pass --data")
     if model_config.name != "config.json" or not model_config.is_file():
@@ -177,6 +182,23 @@ def _open_from_scratch(recipe: Recipe, data: list[str] | None, model_config: Pat
     pairs = open_pairs([DataSource(spec) for spec in data])
     rows = _subset(np.arange(len(pairs), dtype=np.int64), recipe.limit)
     return Inputs(pairs, rows, image_processor, tokenizer, str(folder.resolve()), None, None)
+
+
+def _refuse_teachers_options(recipe: Recipe) -> None:
+    """Refuse what only makes sense beside a teacher and its cache."""
+    if recipe.towers != "both":
+        raise ConfigError(
+            f"--towers {recipe.towers} needs the teacher's cached embeddings, and --model-config trains without a "
+            "cache; leave one of them out"
+        )
+    if recipe.init not in {None, "random"}:
+        raise ConfigError(f"--init {recipe.init} needs a teacher, and --model-config has none; leave it out")
+    for name in ("depth", "width", "student_config", "bank"):
+        if value := getattr(recipe, name):
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(
+                f"{option} {value} is for a student of a cached teacher; with --model-config leave it out"
+            )
 
 
 def _open_cached(recipe: Recipe, cache: Path, data: list[str] | None, teacher: str | None) -> Inputs:
@@ -244,7 +266,9 @@ def saved_settings(run: Run, settings: dict[str, Any], *, typed: set[str]) -> di
         saved = {str(key).replace("-", "_"): value for key, value in saved.items()}
     except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise ConfigError(f"{run.config} cannot be read, so the run cannot be resumed") from error
-    saved |= {name: Path(saved[name]) for name in ("cache", "model_config") if name in saved}
+    saved |= {
+        name: Path(saved[name]) for name in ("cache", "model_config", "eval_templates") if name in saved
+    }
     for name in sorted(typed & saved.keys()):
         if settings[name] != saved[name]:
             option = "--" + name.replace("_", "-")

@@ -10,7 +10,8 @@ from mmkd.runs import Run
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from mmkd.training import Schedule
+    from mmkd.optimizer import Schedule
+    from mmkd.validation import EvaluationLog
 
 _NOT_LOSSES = {"loss", "grad_norm", "lr", "pairs_per_second"}
 _LINES = 20  # lines of progress where there is no terminal to draw a bar on
@@ -48,14 +49,29 @@ class TrainingProgress:
         self.accelerator.log(means, step=step)
         if not self.accelerator.is_main_process:
             return
-        with self.run.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **means}) + "\n")
+        self._write({"step": step, **means})
         losses = "  ".join(f"{name} {value:.3g}" for name, value in means.items() if name not in _NOT_LOSSES)
         note = f"step {step:,} of {self.schedule.steps:,} · {losses} · lr {means['lr']:.1e}"
         self.bar.update(self.task, completed=step * self.batch, note=note)
         if not status.is_terminal and (step >= self.next_line or step == self.schedule.steps):
             say("training", f"{note} · {means['pairs_per_second']:,.0f} pairs/s")
             self.next_line += max(1, self.schedule.steps // _LINES)
+
+    def evaluated(self, log: "EvaluationLog") -> None:
+        """Record and show the latest evaluation."""
+        step, found = int(log.entries[-1]["step"]), {**log.entries[-1]}
+        del found["step"]
+        self.accelerator.log(found, step=step)
+        if self.accelerator.is_main_process:
+            self._write({"step": step, **found})
+            say(
+                "judged",
+                f"step {step:,} · " + "  ".join(f"{name} {value:.3g}" for name, value in found.items()),
+            )
+
+    def _write(self, line: dict[str, float]) -> None:
+        with self.run.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def _forget_after(self, step: int) -> None:
         # A run killed after its last checkpoint has metrics of steps that are now done again.

@@ -1,21 +1,24 @@
 """Batches of pixels, tokens and the teacher's embeddings of the same rows."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 import xxhash
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mmkd.augment import NO_AUGMENTATION, Augmentation
 from mmkd.data import Pair, PairDataset, row_hash
 from mmkd.embeddings import Embeddings, TeacherStore
 from mmkd.encoders import tokenize
 from mmkd.errors import DataError, StaleCacheError
 from mmkd.images import decode_image
-from mmkd.sampling import BatchPlan
+from mmkd.losses.negatives import Bank
+from mmkd.sampling import BatchPlan, StepRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +26,16 @@ class DistillBatch:
     """What one process sees in one step.
 
     Attributes:
-        pixel_values: float32 (B, 3, S, S).
-        input_ids: int64 (B, L), padded to the longest caption.
-        attention_mask: int64 (B, L).
+        pixel_values: float32 (B, 3, S, S), or (B, 0) where the image tower is not trained.
+        input_ids: int64 (B, L), padded to the longest caption, or (B, 0) where the text tower is not trained.
+        attention_mask: int64 (B, L), or (B, 0).
         caption_ids: int64 (B,): hash of the caption, equal where captions are.
         image_ids: int64 (B,): hash of the image bytes.
         teacher_image: float32 (B, D), as the teacher gave it, or (B, 0) without a teacher.
         teacher_text: float32 (B, D), as the teacher gave it, or (B, 0) without a teacher.
+        bank_image: float32 (N, D): the teacher's embeddings of other rows; N is 0 without a bank.
+        bank_text: float32 (N, D).
+        bank_ids: int64 (N, 2): hashes of those rows' captions and images.
     """
 
     pixel_values: Tensor
@@ -39,6 +45,9 @@ class DistillBatch:
     image_ids: Tensor
     teacher_image: Tensor
     teacher_text: Tensor
+    bank_image: Tensor
+    bank_text: Tensor
+    bank_ids: Tensor
 
     @property
     def teacher(self) -> Embeddings | None:
@@ -46,6 +55,23 @@ class DistillBatch:
         if self.teacher_image.shape[1] == 0:
             return None
         return Embeddings(self.teacher_image, self.teacher_text)
+
+    @property
+    def bank(self) -> Bank | None:
+        """The teacher's embeddings of other rows."""
+        if len(self.bank_ids) == 0:
+            return None
+        return Bank(Embeddings(self.bank_image, self.bank_text), self.bank_ids[:, 0], self.bank_ids[:, 1])
+
+    def inputs(self, parts: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Pixels, tokens and mask, in ``parts`` parts of nearly the same size."""
+        sides = (self.pixel_values, self.input_ids, self.attention_mask)
+        return list(zip(*(side.tensor_split(parts) for side in sides), strict=True))
+
+    def targets(self) -> "DistillBatch":
+        """The same batch without pixels and tokens."""
+        nothing = self.input_ids.new_empty(len(self.input_ids), 0)
+        return replace(self, pixel_values=nothing, input_ids=nothing, attention_mask=nothing)
 
     def to(self, device: torch.device) -> "DistillBatch":
         """The same batch on ``device``."""
@@ -61,6 +87,16 @@ class DistillBatch:
 class BatchReader(Dataset[DistillBatch]):
     """Reads the pairs of a batch, prepares them for the student and joins the teacher's embeddings.
 
+    Args:
+        pairs: images and captions.
+        image_processor: the student's.
+        tokenizer: the student's.
+        max_length: tokens that the text tower takes.
+        store: the teacher's embeddings.
+        sides: the towers that are trained; the other's input is neither decoded nor tokenised.
+        mismatched: shows the student views that no target was made from; every target is then that of view 0.
+            Default: the student sees the very view that its target was made from.
+
     Raises:
         StaleCacheError: a row's bytes are not those that the cache was made from.
     """
@@ -72,37 +108,67 @@ class BatchReader(Dataset[DistillBatch]):
         tokenizer: Any,
         max_length: int,
         store: TeacherStore | None,
+        *,
+        sides: tuple[str, ...] = ("image", "text"),
+        mismatched: Augmentation | None = None,
     ) -> None:
         self.pairs = pairs
         self.image_processor = image_processor
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.store = store
+        self.sides = sides
+        self.augmentation = mismatched or (NO_AUGMENTATION if store is None else store.augmentation)
+        self.mismatched = mismatched is not None
 
-    def __getitems__(self, items: list[tuple[int, float]]) -> DistillBatch:
-        """One batch: ``items`` are rows, each with a draw from [0, 1) that picks one of its captions."""
-        rows = np.array([row for row, _ in items], dtype=np.int64)
-        pairs = [self._pair(row) for row, _ in items]
-        numbers = np.array([int(draw * len(p.captions)) for p, (_, draw) in zip(pairs, items, strict=True)])
+    def __getitems__(self, step: StepRows) -> DistillBatch:
+        """The batch of one step."""
+        rows = step.rows
+        pairs = [self._pair(row) for row in rows.tolist()]
+        numbers = (step.draws * [len(pair.captions) for pair in pairs]).astype(np.int64)
         hashes = np.array([row_hash(pair) for pair in pairs], dtype=np.uint64)
         if self.store is not None:
             self._check(rows, hashes, self.store.row_hashes[rows])
         captions = [pair.captions[number] for pair, number in zip(pairs, numbers.tolist(), strict=True)]
-        images = [decode_image(pair.image) for pair in pairs]
-        tokens = tokenize(self.tokenizer, captions, self.max_length)
-        teacher = None if self.store is None else self.store.read(rows, numbers)
+        teacher = None if self.store is None else self.store.read(rows, numbers, self._targets(step))
         nothing = torch.empty(len(rows), 0)
         return DistillBatch(
-            pixel_values=self.image_processor(images=images, return_tensors="pt")["pixel_values"],
-            input_ids=tokens["input_ids"],
-            attention_mask=tokens["attention_mask"],
+            pixel_values=self._pixels(pairs, step) if "image" in self.sides else nothing,
+            **self._tokens(captions),
             caption_ids=torch.tensor(
                 [_signed(xxhash.xxh3_64_intdigest(caption.encode())) for caption in captions]
             ),
             image_ids=torch.from_numpy(hashes[:, 0].astype(np.int64)),
             teacher_image=nothing if teacher is None else teacher.raw_image,
             teacher_text=nothing if teacher is None else teacher.raw_text,
+            **self._bank(step.bank),
         )
+
+    def _targets(self, step: StepRows) -> NDArray[np.int64] | None:
+        return None if self.mismatched else step.views
+
+    def _pixels(self, pairs: list[Pair], step: StepRows) -> Tensor:
+        images = [
+            self.augmentation(decode_image(pair.image), row=row, view=view)
+            for pair, row, view in zip(pairs, step.rows.tolist(), step.views.tolist(), strict=True)
+        ]
+        pixels: Tensor = self.image_processor(images=images, return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def _tokens(self, captions: list[str]) -> dict[str, Tensor]:
+        if "text" in self.sides:
+            return tokenize(self.tokenizer, captions, self.max_length)
+        nothing = torch.empty(len(captions), 0, dtype=torch.int64)
+        return {"input_ids": nothing, "attention_mask": nothing}
+
+    def _bank(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        if self.store is None or len(rows) == 0:
+            nothing = torch.empty(0, 0)
+            return {"bank_image": nothing, "bank_text": nothing, "bank_ids": nothing.long()}
+        bank = self.store.read(rows)
+        hashes = self.store.row_hashes[rows][:, ::-1].astype(np.int64)
+        ids = torch.from_numpy(hashes.copy())
+        return {"bank_image": bank.raw_image, "bank_text": bank.raw_text, "bank_ids": ids}
 
     def _pair(self, row: int) -> Pair:
         pair = self.pairs[row]
@@ -122,18 +188,20 @@ class BatchReader(Dataset[DistillBatch]):
 
 
 class _EpochBatches:
-    """The (row, caption) lists of one process, from a given step of an epoch on."""
+    """The rows of one process, from a given step of an epoch on."""
 
     def __init__(self, plan: BatchPlan, rank: int, world: int) -> None:
         self.plan, self.rank, self.world = plan, rank, world
         self.epoch, self.first = 0, 0
 
-    def __iter__(self) -> Iterator[list[tuple[int, float]]]:
+    def __iter__(self) -> Iterator[StepRows]:
         rows, draws = self.plan.epoch(self.epoch)
+        views = self.plan.views_of(self.epoch, rows)
         local = self.plan.global_batch // self.world
         mine = slice(self.rank * local, (self.rank + 1) * local)
         for step in range(self.first, len(rows)):
-            yield list(zip(rows[step, mine].tolist(), draws[step, mine].tolist(), strict=True))
+            bank = self.plan.bank_rows(self.epoch, step, rows[step])
+            yield StepRows(rows[step, mine], draws[step, mine], bank, views[step, mine])
 
     def __len__(self) -> int:
         return self.plan.steps_per_epoch - self.first
@@ -155,7 +223,7 @@ class BatchStream:
         self._batches = _EpochBatches(plan, rank, world)
         self._loader: DataLoader[DistillBatch] = DataLoader(
             reader,
-            batch_sampler=self._batches,
+            batch_sampler=self._batches,  # type: ignore[arg-type]  # a batch is a StepRows, not a list
             collate_fn=_as_is,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),

@@ -122,3 +122,13 @@ def gather(image: Tensor, text: Tensor) -> Embeddings:
     if _alone():
         return Embeddings(image, text)
     return Embeddings(*gather_rows(torch.cat([image, text], dim=1)).chunk(2, dim=1))
+
+
+def broadcast(value: Any, processes: int) -> Any:
+    """The first process's ``value``, on every process."""
+    from accelerate.utils import broadcast_object_list
+
+    box = [value]
+    if processes > 1:
+        broadcast_object_list(box)
+    return box[0]

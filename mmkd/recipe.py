@@ -1,17 +1,22 @@
 """What a training was told to do: every setting with its default, resolved once and saved with the run."""
 
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mmkd.augment import POLICIES, Augmentation
 from mmkd.errors import ConfigError
-from mmkd.objective import Objective, parse_terms
+from mmkd.objective import Objective, check_triplet, parse_terms
+from mmkd.shapes import TOWERS, StudentShape, Towers
 from mmkd.students import INITS, Init
 
 LIMIT_SEED = (
     7012  # the subset that --limit draws is the same for every --seed, so that seeds share their data
 )
 MIN_STEPS_PER_EPOCH = 20
+# What is learnt from the pairs where --task is not given: with one tower, what needs no mined negatives; with
+# isolated ones, nothing, since every task loss compares images with texts.
+DEFAULT_TASKS = {"both": "triplet", "image": "clip", "text": "clip", "isolated": "none"}
 
 
 @dataclass(frozen=True)
@@ -20,19 +25,33 @@ class Recipe:
 
     Attributes:
         kd: KD losses, as ``mse+cos``; ``none`` for no teacher.
-        task: task losses, as ``triplet`` or ``triplet + 0.5*clip``; ``none`` to learn from the teacher alone.
+        task: task losses, as ``triplet`` or ``triplet + 0.5*clip``; ``none`` to learn from the teacher alone;
+            ``None``: ``triplet``, with one tower ``clip``, with isolated ones ``none``.
         negatives: which negative the triplet loss takes: ``semi-hard``, ``hard`` or ``random``.
         margin: of the triplet loss, in cosine distance.
-        init: where the student's weights come from.
-        depth: layers of each tower; ``None``: half the teacher's.
+        towers: ``both``; ``image`` or ``text`` alone, beside the teacher's cached embeddings of the other;
+            ``isolated``: both, with no term across them.
+        bank: cached embeddings of other rows that each step's student embeddings are scored against, too.
+        init: where the student's weights come from; ``None``: ``alternate`` where the teacher's layers fit.
+        depth: layers of each trained tower; ``None``: half the teacher's.
+        width: hidden size of each trained tower; ``None``: the teacher's.
+        student_config: a CLIP's ``config.json`` that says the student's shape instead.
         epochs: passes over the data.
         batch_size: rows of a step over all processes; ``None``: chosen from device and data.
+        accumulate: such batches that make one step together, equal to one batch so many times as large.
         lr: peak learning rate of AdamW.
         warmup: steps of warm-up; ``None``: a tenth of all, 2,000 at most.
         weight_decay: on matrices only.
+        layer_decay: the learning rate of a layer, as a share of the layer's above; 1 for one rate.
+        ema: decay of the moving average of the weights that is saved in their stead; 0 for none.
         clip_grad: largest norm of the gradient; 0 for no clipping.
         precision: ``fp32``, ``bf16`` or ``fp16``; ``None``: bf16 on a GPU that has it, else fp32.
         seed: of initialisation, order of the rows, choice of captions and mining.
+        gradient_checkpointing: whether activations are computed again in the backward pass, to save memory.
+        eval_every: steps between two evaluations; ``None``: an epoch.
+        patience: evaluations without a better ``keep_best`` after which the training stops; ``None``: never.
+        keep_best: the metric whose best student is saved; ``None``: the last student, or with ``patience`` the
+            first metric that is measured.
         neighbours: mined negatives a row.
         limit: pairs to train on, a random subset; ``None``: all.
         views: views of each image that are shown by turns; ``None``: all that the cache holds.
@@ -41,19 +60,30 @@ class Recipe:
     """
 
     kd: str = "mse+cos"
-    task: str = "triplet"
+    task: str | None = None
     negatives: str = "semi-hard"
     margin: float = 0.2
-    init: Init = "alternate"
+    towers: Towers = "both"
+    bank: int = 0
+    init: Init | None = None
     depth: int | None = None
+    width: int | None = None
+    student_config: str | None = None
     epochs: int = 10
     batch_size: int | None = None
+    accumulate: int = 1
     lr: float = 1e-3
     warmup: int | None = None
     weight_decay: float = 0.1
+    layer_decay: float = 1.0
+    ema: float = 0.0
     clip_grad: float = 1.0
     precision: str | None = None
     seed: int = 0
+    gradient_checkpointing: bool = False
+    eval_every: int | None = None
+    patience: int | None = None
+    keep_best: str | None = None
     neighbours: int = 32
     limit: int | None = None
     views: int | None = None
@@ -61,15 +91,50 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for option in ("task", "kd"):  # an unknown loss is refused in the words that were typed
-            parse_terms(getattr(self, option), option=f"--{option}")
-        if self.init not in INITS:
+            parse_terms(getattr(self, option) or "none", option=f"--{option}")
+        check_triplet(self.negatives, self.margin)
+        if self.init is not None and self.init not in INITS:
             raise ConfigError(f"--init {self.init} is unknown; expected one of {', '.join(INITS)}")
         for name in ("epochs", "lr"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"--{name} {getattr(self, name)} is not above 0")
+        self._check_towers()
         self._check_views()
+        self._check_steps()
         if self.batch_size is not None and self.batch_size < 2:
             raise ConfigError(f"--batch-size {self.batch_size} leaves no negatives; expected 2 or more")
+
+    def _check_towers(self) -> None:
+        if self.towers not in TOWERS:
+            raise ConfigError(f"--towers {self.towers} is unknown; expected one of {', '.join(TOWERS)}")
+        if self.bank < 0:
+            raise ConfigError(f"--bank {self.bank} is below 0; 0 is for no bank")
+        objective, shape = self.objective, self.shape
+        if self.towers == "isolated" and (crossing := objective.crossing):
+            raise ConfigError(
+                f"--towers isolated trains with no term across the towers, but {crossing[0]} compares images with texts; "
+                "leave it out, or use --towers both"
+            )
+        one_tower = shape.towers in {"image", "text"}
+        if one_tower and not self.bank and any(term.name == "triplet" for term in objective.terms):
+            raise ConfigError(
+                f"--towers {self.towers} with --task {self.task} has only the batch to find its negatives in; add "
+                "--bank 1024, or use --task clip"
+            )
+        if self.bank and not objective.uses_bank:
+            raise ConfigError(
+                f"--bank {self.bank} is used by no term of {objective.expression}; leave it out, or use triplet, clip or icl"
+            )
+
+    def _check_steps(self) -> None:
+        for name in ("accumulate", "eval_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} {value} is not at least 1")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"--layer-decay {self.layer_decay} is not above 0 and at most 1")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"--ema {self.ema} is not from 0 (none) to below 1; 0.999 is usual")
 
     def _check_views(self) -> None:
         if self.views is not None and self.views < 1:
@@ -94,17 +159,41 @@ class Recipe:
     @property
     def objective(self) -> Objective:
         """Task and KD losses together."""
-        parts = [part for part in (self.task, self.kd) if part != "none"]
+        parts = [part for part in (self._chosen_task, self.kd) if part != "none"]
         expression = " + ".join(parts) if parts else "none"
         return Objective(expression, negatives=self.negatives, margin=self.margin)
 
     @property
+    def shape(self) -> StudentShape:
+        """What the student looks like beside its teacher."""
+        file = None if self.student_config is None else Path(self.student_config)
+        return StudentShape(self.depth, self.width, file, self.towers)
+
+    @property
+    def _chosen_task(self) -> str:
+        return self.task or DEFAULT_TASKS[self.towers]
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of one step, over all processes and accumulated batches."""
+        return (self.batch_size or 0) * self.accumulate
+
+    @property
     def name(self) -> str:
         """A short name for the run's folder."""
-        return "".join((self.kd if self.kd != "none" else f"{self.task}-only").split()).replace("*", "x")
+        losses = self.kd if self.kd != "none" else f"{self._chosen_task}-only"
+        towers = "" if self.towers == "both" else f"-{self.towers}"
+        return "".join(losses.split()).replace("*", "x") + towers
 
     def resolve(
-        self, *, pairs: int, processes: int, accelerated: bool, precision: str, views: int = 1
+        self,
+        *,
+        pairs: int,
+        processes: int,
+        accelerated: bool,
+        precision: str,
+        views: int = 1,
+        init: Init = "alternate",
     ) -> "Recipe":
         """Fill in what depends on the data and the machine.
 
@@ -114,6 +203,7 @@ class Recipe:
             accelerated: whether there is a GPU.
             precision: the machine's default.
             views: of each image in the cache.
+            init: where the student's weights come from, unless it was chosen.
 
         Raises:
             ConfigError: the batch is larger than the data, or cannot be shared evenly; the cache has fewer views.
@@ -128,17 +218,26 @@ class Recipe:
             batch = 1024 if accelerated else 128
             while batch > 8 and pairs // batch < MIN_STEPS_PER_EPOCH:
                 batch //= 2
-        if batch > pairs:
+        if batch * self.accumulate > pairs:
+            times = f" times --accumulate {self.accumulate}" if self.accumulate > 1 else ""
             raise ConfigError(
-                f"--batch-size {batch:,} is larger than the {pairs:,} usable pairs; use a smaller one"
+                f"--batch-size {batch:,}{times} is larger than the {pairs:,} usable pairs; use a smaller one"
             )
         if batch % processes:
             raise ConfigError(f"--batch-size {batch} cannot be divided among {processes} processes")
-        steps = pairs // batch * self.epochs
+        steps = pairs // (batch * self.accumulate) * self.epochs
         warmup = min(steps // 10, 2000) if self.warmup is None else self.warmup
         shown = 1 if self.mismatched is not None else self.views or views
+        file = self.student_config
         return replace(
-            self, batch_size=batch, warmup=warmup, precision=self.precision or precision, views=shown
+            self,
+            task=self._chosen_task,
+            init=self.init or init,
+            student_config=None if file is None else str(Path(file).resolve()),
+            batch_size=batch,
+            warmup=warmup,
+            precision=self.precision or precision,
+            views=shown,
         )
 
     def to_dict(self) -> dict[str, Any]:

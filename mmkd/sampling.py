@@ -1,6 +1,7 @@
 """Which rows a step sees: a pure function of seed, epoch, step and global batch size."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,22 @@ from numpy.typing import NDArray
 from mmkd.errors import ConfigError
 
 GROUP = 8  # a row and up to seven of its neighbours stand in one batch
+
+
+class StepRows(NamedTuple):
+    """What one process reads for one step.
+
+    Attributes:
+        rows: int64 (B,).
+        draws: float64 (B,), from [0, 1): which of its captions a row shows.
+        bank: int64 (N,): rows whose cached embeddings serve as further negatives, the same for every process.
+        views: int64 (B,): which view of its image a row shows.
+    """
+
+    rows: NDArray[np.int64]
+    draws: NDArray[np.float64]
+    bank: NDArray[np.int64]
+    views: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -20,18 +37,27 @@ class BatchPlan:
         seed: of the permutations.
         neighbours: int32 (R, K) by row, -1 where there is none: hard negatives that are to share a batch with
             their row; ``None`` for plain random batches.
+        bank: N, the rows of a step's bank.
+        views: V, the views that a row shows by turns; ``None`` for a new one, never shown before, each epoch.
     """
 
     rows: NDArray[np.int64]
     global_batch: int
     seed: int
     neighbours: NDArray[np.int32] | None = None
+    bank: int = 0
+    views: int | None = 1
 
     def __post_init__(self) -> None:
         if len(self.rows) < self.global_batch:
             raise ConfigError(
                 f"a batch of {self.global_batch:,} is larger than the {len(self.rows):,} usable pairs; "
                 "use a smaller --batch-size"
+            )
+        if self.bank > len(self.rows) - self.global_batch:
+            raise ConfigError(
+                f"--bank {self.bank:,} and a batch of {self.global_batch:,} are more than the {len(self.rows):,} "
+                f"usable pairs; use a --bank of at most {len(self.rows) - self.global_batch:,}"
             )
 
     @property
@@ -48,6 +74,41 @@ class BatchPlan:
         order = order[: self.steps_per_epoch * self.global_batch]
         shape = (self.steps_per_epoch, self.global_batch)
         return order.reshape(shape), generator.random(shape)
+
+    def views_of(self, epoch: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which view each of ``rows`` shows in an epoch, in their shape.
+
+        A row starts with a view of its own and shows the next one each epoch: all V in any V epochs in a row.
+        """
+        if self.views is None:
+            return np.full(rows.shape, 1 + epoch)
+        generator = np.random.default_rng((self.seed, 0, 0x76696577))
+        first = generator.integers(self.views, size=int(self.rows.max()) + 1)
+        return (first[rows] + epoch) % self.views
+
+    def bank_rows(self, epoch: int, step: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of a step's bank, none of them in the batch: the mined neighbours first, then random ones.
+
+        Args:
+            epoch: 0-based.
+            step: 0-based, within the epoch.
+            rows: int64 (global_batch,): the step's own rows.
+        """
+        taken = np.zeros(int(self.rows.max()) + 1, dtype=bool)
+        taken[rows] = True
+        chosen: list[NDArray[np.int64]] = []
+        if self.neighbours is not None:
+            # Column by column: every row's nearest neighbour before anybody's second.
+            near = self.neighbours[rows].T.ravel()
+            near = near[near >= 0]
+            near = near[~taken[near]]
+            _, first = np.unique(near, return_index=True)
+            chosen.append(near[np.sort(first)][: self.bank].astype(np.int64))
+            taken[chosen[0]] = True
+        free = self.rows[~taken[self.rows]]
+        generator = np.random.default_rng((self.seed, epoch, step, 0x62616E6B))
+        missing = self.bank - sum(map(len, chosen))
+        return np.concatenate([*chosen, generator.choice(free, missing, replace=False)])
 
 
 def _group(

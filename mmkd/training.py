@@ -1,6 +1,5 @@
 """The training loop: one student, one objective, one stream of batches, under Accelerate."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,91 +8,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from mmkd.batches import BatchStream, DistillBatch
-from mmkd.distributed import gather, gather_rows
-from mmkd.errors import TrainingError
-from mmkd.heads import ProjectionHead
-from mmkd.losses.negatives import select_negatives
+from mmkd.averaging import MovingAverage
+from mmkd.batches import BatchStream
+from mmkd.errors import ConfigError, TrainingError
 from mmkd.objective import LossReport, Objective
+from mmkd.optimizer import Schedule
+from mmkd.step import MAX_LOG_SCALE, PairStudent, backward_step
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import CLIPModel
-
-MAX_LOG_SCALE = math.log(100)  # CLIP's own bound, arXiv 2103.00020, section 2.5
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Linear warm-up, then a cosine to zero.
-
-    Attributes:
-        steps: optimiser steps of the whole run.
-        warmup: steps of the warm-up.
-        peak: learning rate at its end.
-    """
-
-    steps: int
-    warmup: int
-    peak: float
-
-    def lr(self, step: int) -> float:
-        """Learning rate of the 0-based ``step``."""
-        if step < self.warmup:
-            return self.peak * (step + 1) / self.warmup
-        share = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.peak * 0.5 * (1 + math.cos(math.pi * share))
-
-
-class PairStudent(nn.Module):
-    """The student as the training loop calls it: both towers in one forward pass, so that DDP sees one module.
-
-    Args:
-        clip: the student.
-        head: its projection into the teacher's space, trained with it, where their dimensions differ.
-        learns_logit_scale: whether a loss has a gradient for the logit scale.
-    """
-
-    def __init__(
-        self, clip: "CLIPModel", head: ProjectionHead | None = None, *, learns_logit_scale: bool
-    ) -> None:
-        super().__init__()
-        self.clip = clip
-        self.head = head
-        clip.logit_scale.requires_grad_(learns_logit_scale)
-
-    def forward(
-        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Unnormalised image and text embeddings, each (B, D), and the scalar logit scale."""
-        image = self.clip.get_image_features(pixel_values=pixel_values.to(self.clip.dtype)).pooler_output
-        text = self.clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
-        if self.head is not None:
-            image, text = self.head(image, text)
-        log_scale = self.clip.logit_scale.float().reshape(())
-        # Bounded in value, but with its gradient, so that a scale at the bound can come down again.
-        bounded = log_scale + (log_scale.clamp(max=MAX_LOG_SCALE) - log_scale).detach()
-        return image, text, bounded.exp()
-
-
-def make_optimizer(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with CLIP's betas; no decay on norms, biases, the class embedding and the logit scale."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
-
-
-def distill_step(student: nn.Module, objective: Objective, batch: DistillBatch) -> LossReport:
-    """Losses of one step over the embeddings of all processes, with exact gradients."""
-    image, text, logit_scale = student(batch.pixel_values, batch.input_ids, batch.attention_mask)
-    ours = gather(image, text)
-    teacher = None if batch.teacher is None else gather(batch.teacher_image, batch.teacher_text)
-    ids = gather_rows(torch.stack([batch.caption_ids, batch.image_ids], dim=1))
-    negatives = select_negatives(ids[:, 0], ids[:, 1], teacher if objective.needs_teacher else None)
-    return objective(ours, teacher, negatives, logit_scale)
 
 
 class _Window:
@@ -131,11 +55,12 @@ class _Window:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A student and its optimizer, both wrapped by Accelerate."""
+    """A student and its optimizer, both wrapped by Accelerate, and the average of its weights, if wanted."""
 
     accelerator: "Accelerator"
     student: nn.Module
     optimizer: Any
+    average: MovingAverage | None = None
 
     @property
     def clip(self) -> "CLIPModel":
@@ -151,6 +76,7 @@ def prepare(
     *,
     batch: int,
     clip_grad: float,
+    ema: float = 0.0,
 ) -> Prepared:
     """Hand student and optimizer to Accelerate.
 
@@ -158,19 +84,52 @@ def prepare(
         accelerator: from ``start_accelerator``.
         student: on the CPU.
         optimizer: of the student's parameters.
-        batch: rows of one process's step; DeepSpeed wants it named, since our own loader is not prepared.
+        batch: rows of one process's forward pass; DeepSpeed wants it named, since our own loader is not prepared.
         clip_grad: DeepSpeed clips by itself, at this norm.
+        ema: decay of the moving average of the weights; 0 for none.
+
+    Raises:
+        ConfigError: an average is asked for where ZeRO 3 leaves no process the whole weights.
     """
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:
+        if ema and plugin.zero_stage == 3:
+            raise ConfigError(
+                "--ema needs the whole weights on each process, which ZeRO 3 splits; use configs/accelerate/zero2.yaml"
+            )
         plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = batch
+        plugin.deepspeed_config["gradient_accumulation_steps"] = (
+            1  # backward_step says which chunk is the last
+        )
         plugin.deepspeed_config["gradient_clipping"] = clip_grad
         # DeepSpeed 0.19 broadcasts each weight viewed as bytes, which a scalar, the logit scale, cannot be.
         for parameter in student.parameters():
             if parameter.ndim == 0:
                 parameter.data = parameter.data.reshape(1)
     wrapped, wrapped_optimizer = accelerator.prepare(student, optimizer)
-    return Prepared(accelerator, wrapped, wrapped_optimizer)
+    average = MovingAverage(accelerator.unwrap_model(wrapped), ema) if ema else None
+    return Prepared(accelerator, wrapped, wrapped_optimizer, average)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a training does besides stepping, and how often; every process calls each of them.
+
+    Attributes:
+        on_log: receives the steps done and the means since the last call.
+        log_every: steps between two logs.
+        on_save: writes a checkpoint after so many steps.
+        save_every: steps between two checkpoints; the last step is always saved.
+        evaluate: judges the student after so many steps, and says whether to stop early.
+        evaluate_every: steps between two evaluations, each followed by a checkpoint; ``None`` for none.
+    """
+
+    on_log: Callable[[int, dict[str, float]], None]
+    log_every: int
+    on_save: Callable[[int], None]
+    save_every: int
+    evaluate: Callable[[int], bool] = lambda _: False
+    evaluate_every: int | None = None
 
 
 def fit(
@@ -178,27 +137,26 @@ def fit(
     objective: Objective,
     stream: BatchStream,
     schedule: Schedule,
+    hooks: Hooks,
     *,
     clip_grad: float,
-    first_step: int,
-    log_every: int,
-    save_every: int,
-    on_log: Callable[[int, dict[str, float]], None],
-    on_save: Callable[[int], None],
-) -> None:
-    """Train from ``first_step`` to the schedule's end.
+    first_step: int = 0,
+    chunks: int = 1,
+) -> int:
+    """Train from ``first_step`` to the schedule's end, or to where an evaluation says to stop.
 
     Args:
         prepared: student and optimizer.
         objective: what is minimised.
         stream: this process's batches.
         schedule: steps and learning rates.
+        hooks: logs, checkpoints and evaluations.
         clip_grad: largest norm of the gradient; 0 leaves it as it is.
         first_step: 0, or the step a checkpoint was written at.
-        log_every: steps between two calls of ``on_log(steps_done, means)``.
-        save_every: steps between two calls of ``on_save(steps_done)``; the last step is always saved.
-        on_log: receives the means since the last call.
-        on_save: writes a checkpoint.
+        chunks: parts that each step's batch is taken in, to save memory.
+
+    Returns:
+        The steps done.
 
     Raises:
         TrainingError: the loss became NaN or infinite; the message names the step.
@@ -207,22 +165,28 @@ def fit(
     student.train()
     window = _Window()
     batches = stream.from_step(first_step)
-    for step in range(first_step, schedule.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.lr(step)
-        report = distill_step(student, objective, next(batches).to(accelerator.device))
-        accelerator.backward(report.total)
+    done, stop = first_step, False
+    while done < schedule.steps and not stop:
+        schedule.set_lr(optimizer, done)
+        report = backward_step(accelerator, student, objective, next(batches), chunks=chunks)
         norm = accelerator.clip_grad_norm_(student.parameters(), clip_grad) if clip_grad else None
         optimizer.step()
         optimizer.zero_grad()
-        window.add(step + 1, _values(report, norm))
-        done = step + 1
-        if done % log_every == 0 or done == schedule.steps:
+        done += 1
+        if prepared.average is not None:
+            prepared.average.update(accelerator.unwrap_model(student), done)
+        window.add(done, _values(report, norm))
+        last = done == schedule.steps
+        if last or done % hooks.log_every == 0:
             means = window.read(stream.plan.global_batch)
-            on_log(done, {**means, "lr": schedule.lr(step)})
-        if done % save_every == 0 or done == schedule.steps:
+            hooks.on_log(done, {**means, "lr": schedule.lr(done - 1)})
+        evaluated = hooks.evaluate_every is not None and (last or done % hooks.evaluate_every == 0)
+        if last or evaluated or done % hooks.save_every == 0:
             window.refuse_nan()
-            on_save(done)
+            stop = evaluated and hooks.evaluate(done)
+            student.train()
+            hooks.on_save(done)
+    return done
 
 
 def _values(report: LossReport, norm: Any) -> dict[str, Tensor]:
@@ -235,15 +199,17 @@ def _values(report: LossReport, norm: Any) -> dict[str, Tensor]:
 def trained_weights(prepared: Prepared) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The CLIP's weights and its head's, float32 on the CPU, gathered from wherever ZeRO keeps them.
 
-    Where the student has no head, the second is empty.
+    They are the moving averages where those are kept; where the student has no head, the second is empty.
 
     Every process must call it.
     """
-    weights = prepared.accelerator.get_state_dict(prepared.student)
+    weights = prepared.accelerator.get_state_dict(prepared.student) or {}
+    if prepared.average is not None and weights:
+        weights = prepared.average.over(weights)
     clip, head = (
         {
             name.removeprefix(part): tensor.detach().float().cpu()
-            for name, tensor in (weights or {}).items()
+            for name, tensor in weights.items()
             if name.startswith(part)
         }
         for part in ("clip.", "head.")

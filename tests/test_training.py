@@ -14,10 +14,12 @@ from mmkd.distributed import start_accelerator
 from mmkd.encoders import load_encoder, load_processors, max_text_length, tokenize
 from mmkd.errors import ConfigError, DataError, StaleCacheError, TrainingError
 from mmkd.objective import Objective
+from mmkd.optimizer import Schedule, make_optimizer
 from mmkd.recipe import Recipe
-from mmkd.sampling import BatchPlan
+from mmkd.sampling import BatchPlan, StepRows
+from mmkd.step import MAX_LOG_SCALE, PairStudent
 from mmkd.students import halve
-from mmkd.training import MAX_LOG_SCALE, PairStudent, Schedule, fit, make_optimizer, prepare, trained_weights
+from mmkd.training import Hooks, fit, prepare, trained_weights
 
 
 def test_schedule_warms_up_and_falls_to_zero() -> None:
@@ -36,11 +38,13 @@ def test_norms_biases_and_the_scale_do_not_decay(tiny_clip: Path) -> None:
     groups = make_optimizer(student, lr=1e-3, weight_decay=0.1).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     for name, parameter in student.named_parameters():
+        if not parameter.requires_grad:
+            continue
         plain = (
             name.endswith("bias")
             or "norm" in name
             or "layrnorm" in name
-            or name.endswith(("scale", "class_embedding"))
+            or name.endswith(("scale", "class_embedding", "logit_bias"))
         )
         assert decay[id(parameter)] == (0.0 if plain else 0.1), name
 
@@ -50,7 +54,7 @@ def test_the_logit_scale_is_bounded_and_can_come_down(tiny_clip: Path) -> None:
     with torch.no_grad():
         student.clip.logit_scale.fill_(9.0)
     tokens = torch.tensor([[256, 5, 257]])
-    _, _, scale = student(torch.zeros(1, 3, 32, 32), tokens, torch.ones_like(tokens))
+    _, _, scale, _ = student(torch.zeros(1, 3, 32, 32), tokens, torch.ones_like(tokens))
     assert scale.item() == pytest.approx(100)
     scale.backward()
     assert student.clip.logit_scale.grad.item() == pytest.approx(100)
@@ -95,10 +99,8 @@ class Bench:
         self.saved: list[int] = []
 
     def fit(self, *, log_every: int = 4) -> None:
-        fit(
-            self.prepared, self.objective, self.stream, self.schedule, clip_grad=1.0, first_step=0, log_every=log_every,
-            save_every=4, on_log=self.logged.__setitem__, on_save=self.saved.append,
-        )  # fmt: skip
+        hooks = Hooks(self.logged.__setitem__, log_every, self.saved.append, save_every=4)
+        fit(self.prepared, self.objective, self.stream, self.schedule, hooks, clip_grad=1.0)
 
 
 @pytest.fixture
@@ -170,6 +172,11 @@ def test_two_processes_see_the_halves_of_one_batch(bench: Bench) -> None:
     assert halves[0] + halves[1] == whole
 
 
+def one_row(draw: float) -> StepRows:
+    zero, nothing = np.zeros(1, np.int64), np.zeros(0, np.int64)
+    return StepRows(zero, np.array([draw]), nothing, zero)
+
+
 def test_a_row_without_a_caption_is_refused_by_number(bench: Bench) -> None:
     bench.reader.pairs = [type("Pair", (), {"captions": (), "image": b""})()]
     with pytest.raises(DataError, match="row 0 of the data has no caption"):
@@ -188,7 +195,9 @@ def test_an_epoch_may_draw_any_caption_of_a_row(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("settings", "part"),
     [
-        ({"task": "triplett"}, "--task triplett is unknown"),
+        ({"task": "triplett"}, "unknown loss 'triplett' in --task"),
+        ({"negatives": "easy"}, "--negatives easy is unknown"),
+        ({"margin": -0.1}, "--margin -0.1 is below 0"),
         ({"init": "best"}, "--init best is unknown"),
         ({"epochs": 0}, "--epochs 0 is not above 0"),
         ({"batch_size": 1}, "leaves no negatives"),

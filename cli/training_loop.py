@@ -1,0 +1,178 @@
+"""The training itself, put together from the recipe, its inputs and the launched processes."""
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from mmkd.batches import BatchReader, BatchStream
+from mmkd.checkpoints import Checkpoints
+from mmkd.cli.console import say
+from mmkd.cli.training_progress import TrainingProgress
+from mmkd.distributed import broadcast
+from mmkd.encoders import max_text_length
+from mmkd.files import atomic_folder
+from mmkd.heads import save_head
+from mmkd.model_card import write_model_card
+from mmkd.optimizer import Schedule, make_optimizer
+from mmkd.runs import FINISHED, Run, now
+from mmkd.sampling import BatchPlan
+from mmkd.step import PairStudent
+from mmkd.students import Student
+from mmkd.training import Hooks, Prepared, fit, prepare, trained_weights
+from mmkd.validation import EvaluationLog
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from mmkd.cli.train_options import RunOptions
+    from mmkd.cli.training_inputs import Inputs
+    from mmkd.mining import Neighbours
+    from mmkd.recipe import Recipe
+    from mmkd.validation import Validator
+
+SIDES = {"image": ("image",), "text": ("text",)}
+
+
+@dataclass(frozen=True)
+class TrainingLoop:
+    """All that a training runs on."""
+
+    recipe: "Recipe"
+    inputs: "Inputs"
+    student: Student
+    mined: "Neighbours | None"
+    validator: "Validator | None"
+    accelerator: "Accelerator"
+    run: Run
+    options: "RunOptions"
+
+    def train(self) -> None:
+        """Train from the last checkpoint on, if there is one, and save the student."""
+        recipe, accelerator = self.recipe, self.accelerator
+        checkpoints = Checkpoints(
+            self.run.checkpoints, str(self.run.record["started"]), self.options.keep, recipe.keep_best
+        )
+        prepared = self._prepare()
+        first_step, evaluations = checkpoints.load(prepared)
+        if first_step:
+            say("resumed", f"from step {first_step:,} of {self.schedule.steps:,}")
+        log = EvaluationLog(recipe.keep_best, recipe.patience, evaluations)
+        if self.options.tracker:
+            accelerator.project_configuration.logging_dir = str(self.run.folder)
+            accelerator.init_trackers("mmkd", config=recipe.to_dict())
+        batch = self.plan.global_batch
+        with TrainingProgress(self.run, self.schedule, batch, first_step, accelerator) as progress:
+            steps = first_step
+            if not log.exhausted:
+                hooks = self._hooks(prepared, checkpoints, log, progress)
+                steps = fit(
+                    prepared,
+                    recipe.objective,
+                    self._stream(),
+                    self.schedule,
+                    hooks,
+                    clip_grad=recipe.clip_grad,
+                    first_step=first_step,
+                    chunks=recipe.accumulate,
+                )
+        if log.exhausted:
+            say("stopped", f"at step {steps:,}: {recipe.patience} evaluations without a better {log.metric}")
+        accelerator.end_training()
+        if (best := checkpoints.best(log.entries)) is not None and best != steps:
+            steps, _ = checkpoints.load(prepared, best)
+            say("best", f"{recipe.keep_best} was best at step {steps:,}: that student is saved")
+        self._save_student(prepared, steps)
+
+    @cached_property
+    def plan(self) -> BatchPlan:
+        """Which rows each step sees."""
+        recipe = self.recipe
+        mined = None if self.mined is None else self.mined.rows
+        views = None if recipe.mismatched else recipe.views or 1
+        return BatchPlan(self.inputs.rows, recipe.global_batch, recipe.seed, mined, recipe.bank, views)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Steps and learning rates."""
+        return Schedule(
+            self.plan.steps_per_epoch * self.recipe.epochs, self.recipe.warmup or 0, self.recipe.lr
+        )
+
+    def _prepare(self) -> Prepared:
+        recipe, clip = self.recipe, self.student.clip
+        if recipe.gradient_checkpointing:
+            clip.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        student = PairStudent(
+            clip,
+            self.student.head,
+            learns_logit_scale=recipe.objective.uses_logit_scale,
+            learns_logit_bias=recipe.objective.uses_logit_bias,
+        )
+        optimizer = make_optimizer(
+            student, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+        )
+        forward = recipe.global_batch // self.accelerator.num_processes // recipe.accumulate
+        prepared = prepare(
+            self.accelerator, student, optimizer, batch=forward, clip_grad=recipe.clip_grad, ema=recipe.ema
+        )
+        if self.options.compile:
+            # In place, so that the names of the weights stay; captions differ in length from batch to batch.
+            clip.vision_model.compile()
+            clip.text_model.compile(dynamic=True)
+        return prepared
+
+    def _hooks(
+        self, prepared: Prepared, checkpoints: Checkpoints, log: EvaluationLog, progress: TrainingProgress
+    ) -> Hooks:
+        def evaluate(step: int) -> bool:
+            weights = trained_weights(prepared)  # a collective under ZeRO-3
+            assert self.validator is not None
+            found = self.validator.measure(*weights) if self.accelerator.is_main_process else {}
+            log.add(step, broadcast(found, self.accelerator.num_processes))
+            progress.evaluated(log)
+            return log.exhausted
+
+        epoch = self.plan.steps_per_epoch
+        every = (self.recipe.eval_every or epoch) if self.validator is not None else None
+        return Hooks(
+            on_log=progress.log,
+            log_every=10,
+            on_save=lambda step: checkpoints.save(prepared, step, log.entries),
+            save_every=self.options.save_every or max(epoch, 200),
+            evaluate=evaluate,
+            evaluate_every=every,
+        )
+
+    def _stream(self) -> BatchStream:
+        inputs, world = self.inputs, self.accelerator.num_processes
+        reader = BatchReader(
+            inputs.pairs,
+            inputs.image_processor,
+            inputs.tokenizer,
+            max_text_length(self.student.clip),
+            inputs.store,
+            sides=SIDES.get(self.recipe.towers, ("image", "text")),
+            mismatched=self.recipe.mismatched,
+        )
+        workers = self.options.workers
+        if workers is None:
+            workers = max(0, min(8, (os.cpu_count() or 1) // world - 1))
+        return BatchStream(
+            reader, self.plan, rank=self.accelerator.process_index, world=world, workers=workers
+        )
+
+    def _save_student(self, prepared: Prepared, steps: int) -> None:
+        """Save the student as a Hugging Face folder and mark the run as finished."""
+        weights, head = trained_weights(prepared)  # a collective under ZeRO-3
+        if not self.accelerator.is_main_process:
+            return
+        run = self.run.update(state=FINISHED, finished=now(), steps=steps)
+        with atomic_folder(run.student) as folder:
+            prepared.clip.save_pretrained(folder, state_dict=weights)
+            if head:
+                save_head(head, folder)
+            self.inputs.image_processor.save_pretrained(folder)
+            self.inputs.tokenizer.save_pretrained(folder)
+            write_model_card(folder, run)
+        say("saved", f"{run.student} · next: mmkd eval zero-shot")
