@@ -40,12 +40,6 @@ class LossOptions:
         str, Option(help="The triplet loss's negative of each row: semi-hard, hard or random.")
     ] = "semi-hard"
     margin: Annotated[float, Option(help="Of the triplet loss, in cosine distance.")] = 0.2
-    towers: Annotated[
-        str, Option(help="both; image or text alone (the other is the teacher's, cached); isolated.")
-    ] = "both"
-    bank: Annotated[
-        int, Option(min=0, help="Score each step also against N cached rows, mined neighbours first.")
-    ] = 0
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,29 @@ class StudentOptions:
 class MiningOptions:
     """Mined negatives."""
 
-    neighbours: Annotated[int, Option(help="Mined negatives a row, for the triplet loss.")] = 32
+    neighbours: Annotated[int, Option(help="Mined negatives a row, for the triplet loss and the bank.")] = 32
+    mining_range_min: Annotated[int, Option(help="Skip so many of a row's hardest negatives.")] = 0
+    mining_range_max: Annotated[
+        int | None, Option(help="Nearest captions to look at; default: range-min + neighbours.")
+    ] = None
+    absolute_margin: Annotated[
+        float | None, Option(help="Drop those less than this below the positive's teacher similarity.")
+    ] = None
+    relative_margin: Annotated[
+        float, Option(help="Drop those less than this share of the positive's similarity below it.")
+    ] = 0.05
+    max_score: Annotated[
+        float | None, Option(help="Drop those of a higher teacher similarity than this.")
+    ] = None
+    refresh_every: Annotated[
+        int, Option(help="Mine again in the student's space every so many epochs; 0 for never.")
+    ] = 0
+    mining_search: Annotated[
+        str, Option(help="auto, exact, ivf or ivf-pq; auto is exact while that takes about a minute.")
+    ] = "auto"
+    mining_memory: Annotated[
+        str | None, Option(metavar="SIZE", help="As 4GB; default: a quarter of the machine's.")
+    ] = None
 
 
 @dataclass(frozen=True)

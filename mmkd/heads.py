@@ -29,8 +29,9 @@ class ProjectionHead(nn.Module):
 
     def __init__(self, student_dim: int, teacher_dim: int, *, seed: int = 0) -> None:
         super().__init__()
-        self.image = nn.utils.skip_init(nn.Linear, student_dim, teacher_dim, bias=False)
-        self.text = nn.utils.skip_init(nn.Linear, student_dim, teacher_dim, bias=False)
+        with torch.random.fork_rng():  # what Linear draws is replaced
+            self.image = nn.Linear(student_dim, teacher_dim, bias=False)
+            self.text = nn.Linear(student_dim, teacher_dim, bias=False)
         nn.init.orthogonal_(self.image.weight, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
             self.text.weight.copy_(self.image.weight)

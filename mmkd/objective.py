@@ -109,12 +109,7 @@ class Objective:
         self.terms = parse_terms(expression)
         if not self.terms:
             raise ConfigError(f"{expression!r} leaves nothing to learn; name a --task or a --kd loss")
-        if negatives not in task.NEGATIVES:
-            raise ConfigError(
-                f"--negatives {negatives} is unknown; expected one of {', '.join(task.NEGATIVES)}"
-            )
-        if margin < 0:
-            raise ConfigError(f"--margin {margin:g} is below 0; expected a cosine distance, such as 0.2")
+        check_triplet(negatives, margin)
         self.negatives, self.margin = negatives, margin
 
     def _need(self, name: str) -> bool:
@@ -141,9 +136,14 @@ class Objective:
         return self._need("bank")
 
     @property
+    def crossing(self) -> tuple[str, ...]:
+        """The terms that compare images with texts."""
+        return tuple(term.name for term in self.terms if LOSSES[term.name].crosses)
+
+    @property
     def crosses(self) -> bool:
         """Whether any term compares images with texts."""
-        return any(LOSSES[term.name].crosses for term in self.terms)
+        return bool(self.crossing)
 
     def describe(self) -> str:
         """The terms with every weight and temperature written out."""
@@ -194,6 +194,18 @@ class Objective:
             terms[term.name] = value.detach()
             total = total + term.weight * value
         return LossReport(total, terms)
+
+
+def check_triplet(negatives: str, margin: float) -> None:
+    """Refuse what the triplet loss cannot be told.
+
+    Raises:
+        ConfigError: an unknown choice of negatives, or a margin below 0.
+    """
+    if negatives not in task.NEGATIVES:
+        raise ConfigError(f"--negatives {negatives} is unknown; expected one of {', '.join(task.NEGATIVES)}")
+    if margin < 0:
+        raise ConfigError(f"--margin {margin:g} is below 0; expected a cosine distance, such as 0.2")
 
 
 def parse_terms(expression: str, *, option: str | None = None) -> tuple[Term, ...]:

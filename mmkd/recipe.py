@@ -6,8 +6,10 @@ from typing import Any
 
 from mmkd.augment import POLICIES, Augmentation
 from mmkd.errors import ConfigError
+from mmkd.mining.plan import choose_method
+from mmkd.mining.rules import NegativeRules
 from mmkd.objective import Objective, check_triplet, parse_terms
-from mmkd.shapes import TOWERS, StudentShape, Towers
+from mmkd.shapes import TOWERS, TRAINED, StudentShape, Towers
 from mmkd.students import INITS, Init
 
 LIMIT_SEED = (
@@ -53,6 +55,13 @@ class Recipe:
         keep_best: the metric whose best student is saved; ``None``: the last student, or with ``patience`` the
             first metric that is measured.
         neighbours: mined negatives a row.
+        mining_search: ``auto``, ``exact``, ``ivf`` or ``ivf-pq``.
+        mining_range_min: that many of the hardest negatives of a row are skipped.
+        mining_range_max: nearest captions looked at; ``None``: mining_range_min + neighbours.
+        absolute_margin: mined negatives lie at least this far below the positive's teacher similarity.
+        relative_margin: mined negatives lie at least this share of the positive's teacher similarity below it.
+        max_score: highest teacher similarity of a mined negative.
+        refresh_every: epochs after which negatives are mined again, in the student's space; 0 for never.
         limit: pairs to train on, a random subset; ``None``: all.
         views: views of each image that are shown by turns; ``None``: all that the cache holds.
         mismatched_augment: shows views that no target was made from, of this policy, against the targets of
@@ -85,6 +94,13 @@ class Recipe:
     patience: int | None = None
     keep_best: str | None = None
     neighbours: int = 32
+    mining_search: str = "auto"
+    mining_range_min: int = 0
+    mining_range_max: int | None = None
+    absolute_margin: float | None = None
+    relative_margin: float = 0.05
+    max_score: float | None = None
+    refresh_every: int = 0
     limit: int | None = None
     views: int | None = None
     mismatched_augment: str | None = None
@@ -101,6 +117,7 @@ class Recipe:
         self._check_towers()
         self._check_views()
         self._check_steps()
+        self._check_mining()
         if self.batch_size is not None and self.batch_size < 2:
             raise ConfigError(f"--batch-size {self.batch_size} leaves no negatives; expected 2 or more")
 
@@ -109,13 +126,12 @@ class Recipe:
             raise ConfigError(f"--towers {self.towers} is unknown; expected one of {', '.join(TOWERS)}")
         if self.bank < 0:
             raise ConfigError(f"--bank {self.bank} is below 0; 0 is for no bank")
-        objective, shape = self.objective, self.shape
+        objective, one_tower = self.objective, len(TRAINED[self.shape.towers]) == 1
         if self.towers == "isolated" and (crossing := objective.crossing):
             raise ConfigError(
-                f"--towers isolated trains with no term across the towers, but {crossing[0]} compares images with texts; "
-                "leave it out, or use --towers both"
+                f"--towers isolated trains with no term across the towers, but {crossing[0]} compares images with "
+                "texts; leave it out, or use --towers both"
             )
-        one_tower = shape.towers in {"image", "text"}
         if one_tower and not self.bank and any(term.name == "triplet" for term in objective.terms):
             raise ConfigError(
                 f"--towers {self.towers} with --task {self.task} has only the batch to find its negatives in; add "
@@ -123,7 +139,8 @@ class Recipe:
             )
         if self.bank and not objective.uses_bank:
             raise ConfigError(
-                f"--bank {self.bank} is used by no term of {objective.expression}; leave it out, or use triplet, clip or icl"
+                f"--bank {self.bank} is used by no term of {objective.expression}; leave it out, or use triplet, clip "
+                "or icl"
             )
 
     def _check_steps(self) -> None:
@@ -135,6 +152,17 @@ class Recipe:
             raise ConfigError(f"--layer-decay {self.layer_decay} is not above 0 and at most 1")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"--ema {self.ema} is not from 0 (none) to below 1; 0.999 is usual")
+
+    def _check_mining(self) -> None:
+        choose_method(0, 0, memory=0, asked=self.mining_search)
+        assert self.rules.candidates  # one out of its range was refused
+        if self.refresh_every < 0:
+            raise ConfigError(f"--refresh-every {self.refresh_every} is below 0; expected epochs, or 0 for never")
+        if self.refresh_every and not self.mines:
+            raise ConfigError(
+                f"--refresh-every {self.refresh_every} mines for --task triplet or a --bank, and this training has "
+                "neither (or takes --negatives random); leave it out"
+            )
 
     def _check_views(self) -> None:
         if self.views is not None and self.views < 1:
@@ -172,6 +200,24 @@ class Recipe:
     @property
     def _chosen_task(self) -> str:
         return self.task or DEFAULT_TASKS[self.towers]
+
+    @property
+    def mines(self) -> bool:
+        """Whether batches, or the bank, are put together from mined negatives."""
+        triplet = any(term.name == "triplet" for term in parse_terms(self._chosen_task, option="--task"))
+        return self.negatives != "random" and (triplet or self.bank > 0)
+
+    @property
+    def rules(self) -> NegativeRules:
+        """Which of a row's nearest captions are its negatives."""
+        return NegativeRules(
+            neighbours=self.neighbours,
+            range_min=self.mining_range_min,
+            range_max=self.mining_range_max,
+            absolute_margin=self.absolute_margin,
+            relative_margin=self.relative_margin,
+            max_score=self.max_score,
+        )
 
     @property
     def global_batch(self) -> int:

@@ -160,11 +160,11 @@ def _read(file: Path) -> Any:
         config = CLIPConfig.from_dict(raw)
     except (StrictDataclassError, ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise ConfigError(f"--student-config {file} describes no CLIP: {_last_line(error)}") from error
-    sizes = {"projection_dim": config.projection_dim}
+    sizes: dict[str, Any] = {"projection_dim": config.projection_dim}
     for tower in ("vision", "text"):
         for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers"):
             sizes[f"{tower}_config.{name}"] = getattr(_tower(config, tower), name)
-    sizes["vision_config.patch_size"] = config.vision_config.patch_size
+    sizes["vision_config.patch_size"] = _tower(config, "vision").patch_size
     for name, value in sizes.items():
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"--student-config {file} has {name} {value}; expected a whole number above 0")

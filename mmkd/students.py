@@ -22,6 +22,11 @@ INITS: tuple[Init, ...] = ("alternate", "first", "random")
 
 _LAYER = re.compile(r"^((?:vision|text)_model\.encoder\.layers\.)(\d+)(\..+)$")
 _PARTS = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
+_ORIGINS = {
+    "alternate": "every other layer of the teacher",
+    "first": "the teacher's first layers",
+    "random": "random weights",
+}
 _SIDES = {"vision": "image", "text": "text"}
 
 
@@ -36,6 +41,32 @@ class Student:
 
     clip: "CLIPModel"
     head: ProjectionHead | None = None
+
+    def describe(self, init: Init, towers: Towers) -> str:
+        """``6 + 6 layers, every other layer of the teacher · 84.2M parameters``, and what else it is."""
+        config: Any = self.clip.config
+        one = {"vision": config.vision_config, "text": config.text_config}
+        origin = _ORIGINS[init]
+        if len(TRAINED[towers]) == 1:
+            (name,) = TRAINED[towers]
+            other = "text" if name == "vision" else "vision"
+            parts = [
+                f"{_SIDES[name]}: {one[name].num_hidden_layers} layers of width {one[name].hidden_size}, {origin}",
+                f"{_SIDES[other]}: the teacher's own {one[other].num_hidden_layers} layers, frozen",
+            ]
+        else:
+            layers, widths = (
+                f"{getattr(one['vision'], field)} + {getattr(one['text'], field)}"
+                for field in ("num_hidden_layers", "hidden_size")
+            )
+            parts = [f"{layers} layers of width {widths}, {origin}"]
+        if self.head is not None:
+            parts.append("head {} -> {}".format(*self.head.dims))
+        modules = [self.clip] if self.head is None else [self.clip, self.head]
+        total, trained = (sum(count_parameters(m, trained=t) for m in modules) for t in (False, True))
+        share = f"{trained / 1e6:.1f}M of " if trained < total - 1 else ""  # the logit scale is one
+        parts.append(f"{share}{total / 1e6:.1f}M parameters" + (" trained" if share else ""))
+        return " · ".join(parts)
 
 
 def halve(
