@@ -110,8 +110,8 @@ def train(
         recipe.keep_best, [] if validator is None else validator.metrics, patience=recipe.patience
     )
     recipe = replace(recipe, keep_best=watched)
-    mined = inputs.mine(recipe, accelerator)
-    inputs.describe(recipe, built, mined)
+    mined = inputs.mine(recipe, accelerator, mining.mining_memory)
+    inputs.describe(recipe, built)
     if run is None:
         data_options = {**inputs.settings(), **settings_to_save(settings)}
         folder = run_options.out or new_run_folder(work / "runs", recipe.name)

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, CLIPModel
 from typer.testing import CliRunner
 
 from mmkd.cli.app import app
-from mmkd.objective import KD_LOSSES, TASK_LOSSES
+from mmkd.objective import LOSSES
 
 SMALL = ["--batch-size", "16", "--epochs", "2", "--workers", "0"]
 
@@ -64,11 +64,11 @@ def run(workspace: Path) -> Path:
 
 def test_the_help_names_every_loss_with_its_weight() -> None:
     text = CliRunner().invoke(app, ["train", "--help"]).stdout
-    for name, loss in KD_LOSSES.items():
+    for name, loss in LOSSES.items():
         (line,) = [line for line in text.splitlines() if line.split()[:1] == [name]]
         assert f"({loss.weight:g}" in line
-    for name in TASK_LOSSES:
-        assert name in text
+        assert ("temperature" in line) == (loss.temperature is not None)
+        assert loss.temperature is None or f"temperature {loss.temperature:g}" in line
 
 
 def test_a_run_holds_all_that_made_it(run: Path, workspace: Path, tiny_clip: Path) -> None:
@@ -183,7 +183,7 @@ def test_tensorboard_gets_the_metrics(workspace: Path, tmp_path: Path) -> None:
         (["--batch-size", "97"], "--batch-size 97 is larger than the 96 usable pairs"),
         (["--cache", "nowhere"], "nowhere"),
         (["--precision", "fp64"], "--precision fp64 is unknown"),
-        (["--task", "tripplet"], "--task tripplet is unknown"),
+        (["--task", "tripplet"], "did you mean 'triplet'?"),
         (
             ["--tracker", "tensorbord"],
             "--tracker tensorbord is unknown or not installed; installed here: tensorboard",

@@ -70,7 +70,8 @@ class Negatives:
         """
         captions, images = self._candidate_ids()
         keys = _scramble(captions ^ _scramble(images))
-        return _scramble(_scramble(keys[rows])[:, None] ^ keys[None, :])
+        own = keys[: len(self.caption_ids)][rows]
+        return _scramble(_scramble(own)[:, None] ^ keys[None, :])
 
     def _candidate_ids(self) -> tuple[Tensor, Tensor]:
         if self.bank is None:
