@@ -69,6 +69,12 @@ def start_accelerator(*, precision: str, tracker: str | None = None) -> "Acceler
             f"{launched} processes were launched, but found no engine to average their gradients, so each would "
             "train another student; without GPUs set ACCELERATE_USE_CPU=true, or use a zero*.yaml launch file"
         )
+    if wants_deepspeed:
+        # Under ZeRO 3 transformers would make every model in pieces, before its weights are loaded into it; whole
+        # on each process at first, it is divided when it is prepared.
+        from transformers.integrations import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
     return accelerator
 
 
