@@ -5,16 +5,22 @@ from pathlib import Path
 import yaml
 
 from mmkd.files import write_text
+from mmkd.heads import HEAD_FILE
 from mmkd.runs import Run
 
 
 def write_model_card(folder: Path, run: Run) -> None:
-    """Write ``folder/README.md``: what was trained on what, how, and how to load it."""
-    write_text(folder / "README.md", model_card(run))
+    """Write ``folder/README.md``: what was trained on what, how, and how to load it, with the head that is there."""
+    write_text(folder / "README.md", model_card(run, head=(folder / HEAD_FILE).is_file()))
 
 
-def model_card(run: Run) -> str:
-    """Markdown with the metadata that the Hugging Face Hub reads."""
+def model_card(run: Run, *, head: bool = False) -> str:
+    """Markdown with the metadata that the Hugging Face Hub reads.
+
+    Args:
+        run: that trained the student.
+        head: whether a projection head lies beside it.
+    """
     record, recipe = run.record, run.record["recipe"]
     data = [source["spec"] for source in record["data"]]
     teacher = record.get("teacher")
@@ -42,6 +48,8 @@ def model_card(run: Run) -> str:
         "precision": recipe["precision"],
         "seed": recipe["seed"],
     }
+    if recipe["towers"] != "both":
+        rows["towers"] = recipe["towers"]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"""---
 {yaml.safe_dump(metadata, sort_keys=False).strip()}
@@ -51,11 +59,7 @@ def model_card(run: Run) -> str:
 
 A CLIP {origin} with mmkd.
 
-```python
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
-
-model = CLIPModel.from_pretrained("{run.folder.name}/student")
-```
+{_loading(f"{run.folder.name}/student", head=head)}
 
 | | |
 |---|---|
@@ -64,6 +68,35 @@ model = CLIPModel.from_pretrained("{run.folder.name}/student")
 Not evaluated here: run `mmkd eval zero-shot --model {run.folder.name}` for its scores beside its teacher's and beside
 chance, and `mmkd eval bias` before anyone draws conclusions about people from it.
 """
+
+
+def _loading(folder: str, *, head: bool) -> str:
+    if not head:
+        return f"""```python
+from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+
+model = CLIPModel.from_pretrained("{folder}")
+```"""
+    return f"""It was trained together with a projection head, which maps its embeddings into its teacher's space and
+lies beside it in `{HEAD_FILE}`. `mmkd eval` and `mmkd.load_encoder` apply it by themselves;
+elsewhere apply it before normalising, for what `CLIPModel` gives alone is not what was trained:
+
+```python
+from safetensors.torch import load_file
+from torch.nn.functional import normalize
+from transformers import CLIPModel
+
+model = CLIPModel.from_pretrained("{folder}")
+head = load_file("{folder}/{HEAD_FILE}")
+
+
+def embed_images(pixel_values):
+    return normalize(model.get_image_features(pixel_values=pixel_values).pooler_output @ head["image.weight"].T)
+
+
+def embed_texts(**tokens):
+    return normalize(model.get_text_features(**tokens).pooler_output @ head["text.weight"].T)
+```"""
 
 
 def _shown(name: str) -> str:

@@ -130,7 +130,7 @@ def _set_width(towers: list[Any], width: int) -> None:
     sizes = [tower.hidden_size // tower.num_attention_heads for tower in towers]
     unit = math.lcm(*sizes)
     if width < unit or width % unit:
-        below = width // unit * unit
+        below = max(0, width // unit * unit)
         nearest = " and ".join(str(near) for near in (below, below + unit) if near > 0)
         raise ConfigError(
             f"--width {width} is not a multiple of {unit}, the size of the teacher's attention heads; the nearest: "
