@@ -7,32 +7,65 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from mmkd.errors import CacheError
 from mmkd.files import atomic_file
-from mmkd.mining import Neighbours, mine_neighbours
+from mmkd.mining import NegativeRules, Neighbours, SearchOptions, Share, mine_neighbours
+from mmkd.mining.search import OnProgress
 
 if TYPE_CHECKING:
     from mmkd.cache.store import CacheStore
 
-_VERSION = 1  # raise when mining changes, so that older files are not taken for the same
+_VERSION = 2  # raise when mining changes, so that older files are not taken for the same
 
 
-def load_or_mine(store: "CacheStore", rows: NDArray[np.int64], *, k: int, seed: int) -> Neighbours:
-    """Neighbours of ``rows``, from ``<cache>/neighbours-<hash>.h5`` where they were mined before.
+def neighbours_file(
+    store: "CacheStore", rows: NDArray[np.int64], *, rules: NegativeRules, seed: int, method: str
+) -> Path:
+    """``<cache>/neighbours-<hash>.h5``: the same name wherever the same is mined in the same way."""
+    digest = xxhash.xxh3_128(f"{_VERSION}/{store.key}/{rules}/{seed}/{method}".encode())
+    digest.update(rows.tobytes())
+    return store.folder / f"neighbours-{digest.hexdigest()[:16]}.h5"
+
+
+def load_or_mine(
+    store: "CacheStore",
+    rows: NDArray[np.int64],
+    *,
+    rules: NegativeRules,
+    seed: int,
+    search: SearchOptions,
+    share: Share,
+    on_progress: OnProgress,
+) -> Neighbours:
+    """Neighbours of ``rows``, read where they were mined before; every process must call it.
 
     Args:
         store: the cache.
         rows: int64 (N,): the rows to mine among.
-        k: neighbours a row.
+        rules: which of the nearest are negatives.
         seed: of the choice among rows with one caption.
+        search: how captions are searched.
+        share: this process's part.
+        on_progress: receives what is being done; never called where they are read.
+
+    Raises:
+        CacheError: this process cannot read what the first one can.
     """
-    digest = xxhash.xxh3_128(f"{_VERSION}/{store.key}/{k}/{seed}".encode())
-    digest.update(rows.tobytes())
-    file = store.folder / f"neighbours-{digest.hexdigest()[:16]}.h5"
+    file = neighbours_file(store, rows, rules=rules, seed=seed, method=search.method)
     found = _load(file, len(store))
-    if found is None:
-        found = mine_neighbours(store, rows, k=k, seed=seed)
-        _save(file, found)
-    return found
+    if share.first(found is not None):
+        if found is None:
+            raise CacheError(
+                f"{file} cannot be read by every process; expected a folder that all of them share"
+            )
+        return found
+    mined = mine_neighbours(
+        store, rows, rules=rules, seed=seed, search=search, share=share, on_progress=on_progress
+    )
+    if share.rank == 0:
+        _save(file, mined)
+    share.wait()
+    return mined
 
 
 def _save(file: Path, mined: Neighbours) -> None:
@@ -40,8 +73,8 @@ def _save(file: Path, mined: Neighbours) -> None:
 
     with atomic_file(file) as temporary, h5py.File(temporary, "w", libver="latest") as h5:
         h5.create_dataset("rows", data=mined.rows)
-        h5.attrs["dropped"] = mined.dropped
-        h5.attrs["method"] = mined.method
+        for name in ("dropped", "method", "recall", "seconds"):
+            h5.attrs[name] = getattr(mined, name)
 
 
 def _load(file: Path, rows: int) -> Neighbours | None:
@@ -57,10 +90,11 @@ def _load(file: Path, rows: int) -> Neighbours | None:
                 return None
             found = np.asarray(dataset[:])
             dropped, method = float(h5.attrs["dropped"]), str(h5.attrs["method"])
+            recall, seconds = float(h5.attrs["recall"]), float(h5.attrs["seconds"])
     except (OSError, KeyError, ValueError, TypeError):
         return None
     fits = found.ndim == 2 and len(found) == rows and (found >= -1).all() and (found < rows).all()
-    return Neighbours(found, dropped, method) if fits else None
+    return Neighbours(found, dropped, method, recall, seconds) if fits else None
 
 
 def _is_plain(h5: Any, name: str) -> bool:

@@ -1,5 +1,6 @@
 """What a training reads: the cache, the pairs, the mined neighbours and the student's first weights."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from mmkd.cache.store import CacheStore
     from mmkd.data import PairDataset
-    from mmkd.mining import Neighbours
+    from mmkd.mining import Neighbours, SearchOptions
     from mmkd.students import Init, Student
 
 
@@ -91,14 +92,53 @@ class Inputs:
             return "random"
         return default_init(self.model, recipe.shape, revision=self.revision)
 
-    def mine(self, recipe: Recipe, accelerator: "Accelerator") -> "Neighbours | None":
-        """Neighbours for the triplet loss, mined once and kept beside the cache."""
-        if recipe.task != "triplet" or self.store is None:
+    def mine(self, recipe: Recipe, accelerator: "Accelerator", memory: str | None) -> "Neighbours | None":
+        """Negatives for the triplet loss and the bank, mined once by all processes and kept beside the cache.
+
+        Args:
+            recipe: what is trained.
+            accelerator: of the processes that share the work.
+            memory: ``--mining-memory``.
+        """
+        if self.store is None or not recipe.mines:
+            if recipe.refresh_every:
+                raise ConfigError(
+                    "--refresh-every needs a cache, whose teacher tells false negatives; leave it out"
+                )
             return None
         from mmkd.cache.neighbours import load_or_mine
+        from mmkd.cli.mining_progress import MiningProgress
+        from mmkd.mining import Share
 
-        with accelerator.main_process_first():
-            return load_or_mine(self.store, self.rows, k=recipe.neighbours, seed=recipe.seed)
+        search = self.search_options(recipe, accelerator, memory)
+        with MiningProgress() as bar:
+            found = load_or_mine(
+                self.store,
+                self.rows,
+                rules=recipe.rules,
+                seed=recipe.seed,
+                search=search,
+                share=Share.current(),
+                on_progress=bar,
+            )
+        bar.describe(found, asked=recipe.neighbours)
+        return found
+
+    def search_options(
+        self, recipe: Recipe, accelerator: "Accelerator", memory: str | None
+    ) -> "SearchOptions":
+        """The search that suits data and machine: the same for any number of processes."""
+        from mmkd.mining import SearchOptions, choose_method, parse_memory
+
+        assert self.store is not None
+        machine = parse_memory(memory)
+        cuda = accelerator.device.type == "cuda"
+        captions = len(np.unique(self.store.row_hashes[self.rows, 1]))
+        method = choose_method(
+            captions, self.store.spec.dim, memory=machine, asked=recipe.mining_search, cuda=cuda
+        )
+        own = machine // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return SearchOptions(method, own, accelerator.device if cuda else None, self.store.folder)
 
     @property
     def views(self) -> int:
@@ -114,7 +154,7 @@ class Inputs:
             unused = "" if recipe.views == self.store.views else f" of the cache's {self.store.views}"
             say("views", f"{recipe.views}{unused} by turns, one each epoch ({self.store.augmentation})")
 
-    def describe(self, recipe: Recipe, student: "Student", mined: "Neighbours | None") -> None:
+    def describe(self, recipe: Recipe, student: "Student") -> None:
         """Say what the training takes for granted."""
         if self.store is None:
             for line in self.pairs.describe():
@@ -123,15 +163,7 @@ class Inputs:
             say("cache", f"{self.store.folder} · {len(self.rows):,} pairs · made by {self.model} ✓ verified")
         self.describe_views(recipe)
         say("student", student.describe(recipe.init or "random", recipe.towers))
-        hard = (
-            ""
-            if mined is None
-            else (
-                f" · semi-hard, {mined.rows.shape[1]} neighbours ({mined.method}), "
-                f"{100 * mined.dropped:.1f} % dropped as false negatives"
-            )
-        )
-        say("loss", recipe.objective.describe() + hard)
+        say("loss", recipe.objective.describe())
         say(
             "steps",
             f"{recipe.epochs} epochs of {len(self.rows) // recipe.global_batch:,} x {recipe.global_batch} pairs"
