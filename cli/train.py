@@ -60,7 +60,7 @@ def train(
     KD losses for --kd:
       mse        squared error of unit vectors (2000; CLIP-KD)
       cos        one minus the cosine (1)
-      l1         absolute error of unit vectors (10)
+      l1         absolute error of unit vectors (100)
       huber      squared error of unit vectors, linear for the large (4000)
       kl         KL over the dimensions of an embedding, temperature 0.05 (1)
       nst        second moments of the batch's unit vectors (50; NST)
@@ -68,7 +68,7 @@ def train(
       affinity   KL of in-batch similarities, temperature 0.05 (1; TinyCLIP)
       crd        the same, the student at its learnt scale, temperature 0.01 (1; CLIP-KD)
       icl        student images against teacher texts, and the reverse (1; CLIP-KD)
-      gd         gradients of the contrastive loss, temperature 0.05 (0.1; CLIP-KD)
+      gd         gradients of the contrastive loss, temperature 0.05 (0.01; CLIP-KD)
       rkd        distances and angles between rows (25; RKD)
     """
     settings: dict[str, Any] = {}

@@ -42,7 +42,7 @@ class Loss:
 KD_LOSSES = {
     "mse": Loss(features.mse, weight=2000.0),  # CLIP-KD's
     "cos": Loss(features.cos),
-    "l1": Loss(features.l1, weight=10.0),
+    "l1": Loss(features.l1, weight=100.0),
     "huber": Loss(features.huber, weight=4000.0),  # where differences are small, half of mse
     "kl": Loss(features.kl, temperature=0.05),
     "nst": Loss(features.nst, weight=50.0),  # its paper's
@@ -50,7 +50,7 @@ KD_LOSSES = {
     "affinity": Loss(relations.affinity, temperature=0.05, crosses=True),
     "crd": Loss(relations.crd, temperature=0.01, crosses=True),
     "icl": Loss(relations.icl, crosses=True),
-    "gd": Loss(relations.gd, weight=0.1, temperature=0.05, crosses=True),
+    "gd": Loss(relations.gd, weight=0.01, temperature=0.05, crosses=True),
     "rkd": Loss(relations.rkd, weight=25.0),
 }
 TASK_LOSSES = {
