@@ -81,6 +81,7 @@ def build_lists(
     centroids = Held(cluster(points, lists, generator, memory=memory, on_progress=on_progress))
     quantizer = faiss.IndexFlatIP(database.dim)
     quantizer.add(centroids.values)
+    index: Any
     if compressed:
         index = faiss.IndexIVFPQ(
             quantizer, database.dim, lists, _code_bytes(database.dim), 8, faiss.METRIC_INNER_PRODUCT
