@@ -44,7 +44,7 @@ def start_accelerator(*, precision: str, tracker: str | None = None) -> "Acceler
     # nothing was launched, accelerate looks for a process group that does not exist.
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     group = InitProcessGroupKwargs(backend=backend, timeout=MINING_TIMEOUT)
-    handlers = [group] if "WORLD_SIZE" in os.environ else []
+    handlers = [group] if "LOCAL_RANK" in os.environ else []  # by which Accelerate knows a launch
     accelerator = Accelerator(
         mixed_precision=PRECISIONS[precision],
         log_with=tracker,
