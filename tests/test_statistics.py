@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, sem
+from scipy.stats import t as student_t
 
 from mmkd.evaluation.statistics import (
     Geometry,
@@ -13,6 +14,7 @@ from mmkd.evaluation.statistics import (
     effective_rank,
     geometry,
     is_chance,
+    mean_interval,
     mean_pairwise_cosine,
     mean_recall_chance,
     mean_recall_interval,
@@ -89,6 +91,20 @@ def test_mean_recall_interval_covers_about_95_percent() -> None:
         found = mean_recall_interval(generator.binomial(trials, recalls), trials)
         hits += found.low <= recalls.mean() <= found.high
     assert 0.935 <= hits / 1500 <= 0.975
+
+
+def test_mean_interval_equals_scipy() -> None:
+    values = [0.81, 0.78, 0.84, 0.7]
+    low, high = student_t.interval(0.95, 3, loc=np.mean(values), scale=sem(values))
+    assert mean_interval(values) == Interval(pytest.approx(low), pytest.approx(high))
+
+
+def test_mean_interval_by_hand() -> None:
+    # Three values 1, 2, 3: mean 2, deviation 1; Student's quantile of two degrees of freedom is 4.303.
+    found = mean_interval([1, 2, 3])
+    assert found.high == pytest.approx(2 + 4.3027 / 3**0.5, abs=1e-4)
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_interval([0.5])
 
 
 def test_is_chance_where_the_interval_contains_chance_or_lies_below() -> None:

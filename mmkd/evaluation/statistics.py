@@ -171,6 +171,28 @@ def mean_recall_interval(
     return Interval(low, min(1.0, mean + float(np.sqrt((above**2).sum())) / len(recalls)))
 
 
+def mean_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
+    """Interval of the mean of independent, roughly normal measurements, such as one score over several seeds.
+
+    Args:
+        values: (N,), N at least 2.
+        confidence: coverage aimed at.
+
+    Raises:
+        ValueError: fewer than two values, which say nothing of how they vary.
+
+    Source: Student, "The Probable Error of a Mean", Biometrika 6 (1908) 1-25.
+    """
+    from scipy.special import stdtrit
+
+    samples = np.asarray(values, dtype=np.float64)
+    if samples.ndim != 1 or len(samples) < 2:
+        raise ValueError(f"found values of shape {samples.shape}; expected one axis of at least 2")
+    quantile = float(stdtrit(len(samples) - 1, 0.5 + confidence / 2))
+    half = quantile * float(samples.std(ddof=1)) / len(samples) ** 0.5
+    return Interval(float(samples.mean()) - half, float(samples.mean()) + half)
+
+
 def is_chance(interval: Interval, chance: float) -> bool:
     """Whether a score says no more than guessing: its interval contains the chance line or lies below it."""
     return interval.low <= chance
