@@ -102,7 +102,9 @@ class TrainingLoop:
     def _prepare(self) -> Prepared:
         recipe, clip = self.recipe, self.student.clip
         if recipe.gradient_checkpointing:
-            clip.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            # Renamed in the midst of transformers 5.
+            enable = getattr(clip, "activation_checkpointing_enable", clip.gradient_checkpointing_enable)
+            enable({"use_reentrant": False})
         student = PairStudent(
             clip,
             self.student.head,
@@ -167,7 +169,8 @@ class TrainingLoop:
         weights, head = trained_weights(prepared)  # a collective under ZeRO-3
         if not self.accelerator.is_main_process:
             return
-        run = self.run.update(state=FINISHED, finished=now(), steps=steps)
+        ended = {"state": FINISHED, "finished": now(), "steps": steps}
+        run = Run(self.run.folder, {**self.run.record, **ended})
         with atomic_folder(run.student) as folder:
             prepared.clip.save_pretrained(folder, state_dict=weights)
             if head:
@@ -175,4 +178,5 @@ class TrainingLoop:
             self.inputs.image_processor.save_pretrained(folder)
             self.inputs.tokenizer.save_pretrained(folder)
             write_model_card(folder, run)
+        run.update()  # only now: a run that is finished is not resumed
         say("saved", f"{run.student} · next: mmkd eval zero-shot")

@@ -1,7 +1,5 @@
 """``mmkd train`` as a user types it."""
 
-import contextlib
-import io
 import json
 import os
 import shutil
@@ -9,39 +7,18 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from command_line import SMALL, mmkd
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, CLIPModel
 from typer.testing import CliRunner
 
 from mmkd.cli.app import app
 from mmkd.objective import LOSSES
-
-SMALL = ["--batch-size", "16", "--epochs", "2", "--workers", "0"]
-
-
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stderr: str
-
-
-def mmkd(*arguments: str | Path) -> Done:
-    """Run the command line in this process, as the script does: a start of its own costs many seconds."""
-    from accelerate.state import AcceleratorState
-
-    from mmkd.cli import app
-
-    stderr = io.StringIO()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    with contextlib.redirect_stderr(stderr), pytest.raises(SystemExit) as end:
-        app.run([str(argument) for argument in arguments])
-    return Done(int(end.value.code or 0), stderr.getvalue())
 
 
 @pytest.fixture(scope="module")
