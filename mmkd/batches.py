@@ -1,6 +1,6 @@
 """Batches of pixels, tokens and the teacher's embeddings of the same rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -216,10 +216,22 @@ class BatchStream:
         rank: this process.
         world: all processes.
         workers: loader processes beside this one; 0 reads in this one.
+        on_epoch: called before the first batch of an epoch with the epoch and that batch's step in it; gives the
+            neighbours to group rows by from now on, or ``None`` to leave them as they are.
     """
 
-    def __init__(self, reader: BatchReader, plan: BatchPlan, *, rank: int, world: int, workers: int) -> None:
+    def __init__(
+        self,
+        reader: BatchReader,
+        plan: BatchPlan,
+        *,
+        rank: int,
+        world: int,
+        workers: int,
+        on_epoch: Callable[[int, int], NDArray[np.int32] | None] | None = None,
+    ) -> None:
         self.plan = plan
+        self._on_epoch = on_epoch
         self._batches = _EpochBatches(plan, rank, world)
         self._loader: DataLoader[DistillBatch] = DataLoader(
             reader,
@@ -233,6 +245,9 @@ class BatchStream:
         """Endless batches, the first of them that of ``step``."""
         epoch, first = divmod(step, self.plan.steps_per_epoch)
         while True:
+            neighbours = None if self._on_epoch is None else self._on_epoch(epoch, first)
+            if neighbours is not None:
+                self.plan = self._batches.plan = replace(self.plan, neighbours=neighbours)
             self._batches.epoch, self._batches.first = epoch, first
             yield from self._loader
             epoch, first = epoch + 1, 0

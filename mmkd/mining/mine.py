@@ -1,5 +1,6 @@
 """Each row's hard negatives in a space of embeddings, mined by all processes together."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -274,7 +275,8 @@ def _shared_lists(
     texts: Vectors, seed: int, options: SearchOptions, share: Share, on_progress: OnProgress
 ) -> Lists:
     """Inverted lists that the first process makes and the others map."""
-    file = None if share.world == 1 or options.scratch is None else options.scratch / ".mining-lists.faiss"
+    name = share.first(f".mining-lists-{os.getpid()}.faiss")
+    file = None if share.world == 1 or options.scratch is None else options.scratch / name
     if file is None or share.rank == 0:
         compressed = options.method == "ivf-pq"
         built = build_lists(

@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from mmkd.embeddings import TeacherStore
@@ -58,15 +57,15 @@ class StoreSpace:
 
 
 class ArraySpace:
-    """Embeddings in memory, made unit vectors.
+    """Embeddings in memory, made unit vectors as they are asked for.
 
     Args:
-        image: (N, D).
+        image: (N, D), of any floating type.
         text: (N, D) of the same pairs.
     """
 
     def __init__(self, image: NDArray[np.floating], text: NDArray[np.floating]) -> None:
-        self._image, self._text = _unit(image), _unit(text)
+        self._image, self._text = image, text
 
     def __len__(self) -> int:
         return len(self._text)
@@ -78,16 +77,17 @@ class ArraySpace:
 
     def texts(self, positions: Indices) -> Floats:
         """float32 (n, D): the first caption of each."""
-        return self._text[positions]
+        return _unit(self._text[positions])
 
     def images(self, positions: Indices) -> Floats:
         """float32 (n, D)."""
-        return self._image[positions]
+        return _unit(self._image[positions])
 
 
 def _unit(vectors: NDArray[np.floating]) -> Floats:
-    unit: Floats = torch.nn.functional.normalize(torch.from_numpy(vectors).float(), dim=1).numpy()
-    return unit
+    floats = vectors.astype(np.float32)
+    lengths: Floats = np.sqrt(np.einsum("nd,nd->n", floats, floats))[:, None]
+    return floats / np.maximum(lengths, np.float32(1e-12))
 
 
 @dataclass(frozen=True)
