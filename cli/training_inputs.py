@@ -107,7 +107,7 @@ class Inputs:
                 )
             return None
         from mmkd.cache.neighbours import load_or_mine
-        from mmkd.cli.mining_progress import MiningProgress
+        from mmkd.cli.mining_progress import MiningProgress, say_mined
         from mmkd.mining import Share
 
         search = self.search_options(recipe, accelerator, memory)
@@ -121,7 +121,7 @@ class Inputs:
                 share=Share.current(),
                 on_progress=bar,
             )
-        bar.describe(found, asked=recipe.neighbours)
+        say_mined(found, recipe.neighbours, "over first captions" if bar.mined else "when it was first mined")
         return found
 
     def search_options(
@@ -293,6 +293,10 @@ def saved_settings(run: Run, settings: dict[str, Any], *, typed: set[str]) -> di
     """
     import yaml
 
+    if not run.config.is_file():
+        raise ConfigError(
+            f"{run.folder} was stopped before it had its {run.config.name}; start it again as you did at first"
+        )
     try:
         saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))
         saved = {str(key).replace("-", "_"): value for key, value in saved.items()}

@@ -5,6 +5,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from mmkd.cli.console import progress, say, status
+from mmkd.files import write_text
 from mmkd.runs import Run
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ class TrainingProgress:
             say("training", f"{note} · {means['pairs_per_second']:,.0f} pairs/s")
             self.next_line += max(1, self.schedule.steps // _LINES)
 
+    def mining(self, stage: str, done: int, total: int) -> None:
+        """Show how far mining in the student's space is."""
+        self.bar.update(self.task, note=f"mining again: {stage}, {done:,} of {total:,}")
+
     def evaluated(self, log: "EvaluationLog") -> None:
         """Record and show the latest evaluation."""
         step, found = int(log.entries[-1]["step"]), {**log.entries[-1]}
@@ -78,7 +83,7 @@ class TrainingProgress:
         if self.run.metrics.is_file():
             lines = self.run.metrics.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= step]
-            self.run.metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            write_text(self.run.metrics, "".join(line + "\n" for line in kept))
 
 
 def _step_of(line: str) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -67,6 +68,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         fsync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a kill left of ``atomic_file`` and ``atomic_folder``; nobody else may be writing in ``folder``."""
+    for leftover in folder.glob(".*"):
+        if re.fullmatch(r"\..+\.\d+\.(tmp|old)", leftover.name):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """A run: a folder with its resolved config, metrics, checkpoints, and the student as a Hugging Face folder."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -9,8 +10,9 @@ from typing import Any
 from mmkd.errors import ConfigError, ModelError
 from mmkd.files import read_json, write_json
 
-RUN_FILE = "run.json"
+RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
 TRAINING, FINISHED = "training", "finished"
+_CUT_OFF_START = re.compile(r"run\.json|\.(run\.json|config\.yaml)\.\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Run:
     @property
     def config(self) -> Path:
         """The resolved settings, as YAML that ``mmkd train --config`` reads."""
-        return self.folder / "config.yaml"
+        return self.folder / CONFIG_FILE
 
     @property
     def teacher(self) -> str | None:
@@ -120,12 +122,18 @@ def new_run_folder(runs: Path, name: str) -> Path:
 def claim_run_folder(folder: Path, record: dict[str, Any]) -> Run:
     """Make a new run's folder and write its first ``run.json``.
 
+    A folder that was claimed before, but got no settings since that start was cut off, is taken over.
+
     Raises:
-        ConfigError: the folder holds something already.
+        ConfigError: the folder holds something else already.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    held = list(folder.iterdir()) if folder.is_dir() else []
+    is_file = folder.exists() and not folder.is_dir()
+    if is_file or not all(_CUT_OFF_START.fullmatch(path.name) for path in held):
         raise ConfigError(
             f"{folder} holds something already; pass --resume to go on with it, or another --out"
         )
+    for path in held:
+        path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     return Run(folder, {}).update(schema=1, state=TRAINING, started=now(), **record)

@@ -117,7 +117,7 @@ class Hooks:
 
     Attributes:
         on_log: receives the steps done and the means since the last call.
-        log_every: steps between two logs.
+        log_every: steps between two logs; there is one before each checkpoint, too.
         on_save: writes a checkpoint after so many steps.
         save_every: steps between two checkpoints; the last step is always saved.
         evaluate: judges the student after so many steps, and says whether to stop early.
@@ -177,12 +177,13 @@ def fit(
             prepared.average.update(accelerator.unwrap_model(student), done)
         window.add(done, _values(report, norm))
         last = done == schedule.steps
-        if last or done % hooks.log_every == 0:
+        evaluated = hooks.evaluate_every is not None and (last or done % hooks.evaluate_every == 0)
+        saved = last or evaluated or done % hooks.save_every == 0
+        # Means end at every checkpoint, so that those of a resumed run are over the same steps.
+        if saved or done % hooks.log_every == 0:
             means = window.read(stream.plan.global_batch)
             hooks.on_log(done, {**means, "lr": schedule.lr(done - 1)})
-        evaluated = hooks.evaluate_every is not None and (last or done % hooks.evaluate_every == 0)
-        if last or evaluated or done % hooks.save_every == 0:
-            window.refuse_nan()
+        if saved:
             stop = evaluated and hooks.evaluate(done)
             student.train()
             hooks.on_save(done)
