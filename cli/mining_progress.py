@@ -44,11 +44,17 @@ class MiningProgress:
             self._tasks[stage] = self._bar.add_task(stage, total=total)
         self._bar.update(self._tasks[stage], completed=done, total=total)
 
-    def describe(self, found: "Neighbours", asked: int) -> None:
-        """Say how negatives were mined, and what came of it."""
-        width = found.rows.shape[1]
-        count = f"{width} negatives a row" + (f" of {asked} asked for" if width < asked else "")
-        recall = "" if found.recall == 1 else f", recall {found.recall:.3f}"
-        kept = f"{duration(found.seconds)}" if self.mined else "read from the cache"
-        dropped = f"{100 * found.dropped:.1f} % dropped as false negatives"
-        say("mined", f"{count} by {found.method}{recall} · {dropped} · first captions · {kept}")
+
+def say_mined(found: "Neighbours", asked: int, note: str) -> None:
+    """Say how negatives were mined and what came of it.
+
+    Args:
+        found: what was mined.
+        asked: negatives a row that were asked for.
+        note: where, or what more there is to say.
+    """
+    width = found.rows.shape[1]
+    count = f"{width} negatives a row" + (f" of {asked} asked for" if width < asked else "")
+    recall = "" if found.recall == 1 else f", recall {found.recall:.3f}"
+    dropped = f"{100 * found.dropped:.1f} % dropped as false negatives"
+    say("mined", f"{count}, {found.method}{recall} · {dropped} · {duration(found.seconds)} {note}".rstrip())

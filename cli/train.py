@@ -78,6 +78,7 @@ def train(
     from mmkd.cli.training_loop import TrainingLoop
     from mmkd.cli.training_validation import open_validator, settings_to_save
     from mmkd.distributed import default_precision, start_accelerator
+    from mmkd.files import remove_leftovers
     from mmkd.recipe import Recipe
     from mmkd.runs import new_run_folder
     from mmkd.validation import watched_metric
@@ -110,15 +111,20 @@ def train(
         recipe.keep_best, [] if validator is None else validator.metrics, patience=recipe.patience
     )
     recipe = replace(recipe, keep_best=watched)
-    mined = inputs.mine(recipe, accelerator, mining.mining_memory)
+    mined = inputs.mine(recipe, accelerator, settings["mining_memory"])
     inputs.describe(recipe, built)
     if run is None:
         data_options = {**inputs.settings(), **settings_to_save(settings)}
+        if settings["mining_memory"] is not None:
+            data_options["mining-memory"] = settings["mining_memory"]
         folder = run_options.out or new_run_folder(work / "runs", recipe.name)
         run = _new_run(recipe, inputs.record(), data_options, accelerator, folder)
     else:
         check_resumed(run, inputs)
-    TrainingLoop(recipe, inputs, built, mined, validator, accelerator, run, run_options).train()
+        if accelerator.is_main_process:
+            remove_leftovers(run.folder)
+    memory = settings["mining_memory"]
+    TrainingLoop(recipe, inputs, built, mined, validator, accelerator, run, run_options, memory).train()
 
 
 def _typed(ctx: typer.Context) -> set[str]:

@@ -1,18 +1,21 @@
 """The training itself, put together from the recipe, its inputs and the launched processes."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mmkd.batches import BatchReader, BatchStream
 from mmkd.checkpoints import Checkpoints
 from mmkd.cli.console import say
+from mmkd.cli.mining_progress import say_mined
 from mmkd.cli.training_progress import TrainingProgress
 from mmkd.distributed import broadcast
 from mmkd.encoders import max_text_length
 from mmkd.files import atomic_folder
 from mmkd.heads import save_head
+from mmkd.mining import Share
+from mmkd.mining.refresh import Refresher, embed_rows
 from mmkd.model_card import write_model_card
 from mmkd.optimizer import Schedule, make_optimizer
 from mmkd.runs import FINISHED, Run, now
@@ -46,6 +49,7 @@ class TrainingLoop:
     accelerator: "Accelerator"
     run: Run
     options: "RunOptions"
+    mining_memory: str | None = None
 
     def train(self) -> None:
         """Train from the last checkpoint on, if there is one, and save the student."""
@@ -69,7 +73,7 @@ class TrainingLoop:
                 steps = fit(
                     prepared,
                     recipe.objective,
-                    self._stream(),
+                    self._stream(prepared, progress),
                     self.schedule,
                     hooks,
                     clip_grad=recipe.clip_grad,
@@ -146,7 +150,7 @@ class TrainingLoop:
             evaluate_every=every,
         )
 
-    def _stream(self) -> BatchStream:
+    def _stream(self, prepared: Prepared, progress: TrainingProgress) -> BatchStream:
         inputs, world = self.inputs, self.accelerator.num_processes
         reader = BatchReader(
             inputs.pairs,
@@ -161,7 +165,44 @@ class TrainingLoop:
         if workers is None:
             workers = max(0, min(8, (os.cpu_count() or 1) // world - 1))
         return BatchStream(
-            reader, self.plan, rank=self.accelerator.process_index, world=world, workers=workers
+            reader,
+            self.plan,
+            rank=self.accelerator.process_index,
+            world=world,
+            workers=workers,
+            on_epoch=self._refresher(prepared, reader, workers, progress),
+        )
+
+    def _refresher(
+        self, prepared: Prepared, reader: BatchReader, workers: int, progress: TrainingProgress
+    ) -> Refresher | None:
+        """Mines again in the student's space, where that is asked for."""
+        recipe, inputs, accelerator = self.recipe, self.inputs, self.accelerator
+        if not recipe.refresh_every or inputs.store is None:
+            return None
+        share, rows = Share.current(), inputs.rows
+        search = inputs.search_options(recipe, accelerator, self.mining_memory)
+        return Refresher(
+            every=recipe.refresh_every,
+            folder=self.run.folder,
+            store=inputs.store,
+            rows=rows,
+            embed=lambda: embed_rows(
+                prepared.student,
+                reader,
+                rows,
+                batch=recipe.global_batch // share.world // recipe.accumulate,
+                workers=workers,
+                device=accelerator.device,
+                share=share,
+                on_progress=progress.mining,
+            ),
+            rules=recipe.rules,
+            seed=recipe.seed,
+            search=replace(search, scratch=self.run.folder),
+            share=share,
+            on_progress=progress.mining,
+            on_mined=lambda found: say_mined(found, recipe.neighbours, "in the student's space"),
         )
 
     def _save_student(self, prepared: Prepared, steps: int) -> None:

@@ -87,7 +87,8 @@ class ArraySpace:
 def _unit(vectors: NDArray[np.floating]) -> Floats:
     floats = vectors.astype(np.float32)
     lengths: Floats = np.sqrt(np.einsum("nd,nd->n", floats, floats))[:, None]
-    return floats / np.maximum(lengths, np.float32(1e-12))
+    unit: Floats = floats / np.maximum(lengths, np.float32(1e-12))
+    return unit
 
 
 @dataclass(frozen=True)
