@@ -16,7 +16,8 @@ from mmkd.losses.tiles import map_blocks, map_rows
 
 ANGLE_ROWS = 128  # triplets of rows grow with the cube of the batch
 ANGLE_WEIGHT = 2.0  # of angles beside distances: RKD-DA in arXiv 1904.05068, section 4.1
-_NO_DISTANCE = 1e-6  # unit vectors nearer than this have no direction from one to the other
+_NO_DISTANCE = 1e-6  # keeps the root's gradient finite where two rows coincide
+_SAME_POINT = 1e-5  # of the mean squared distance: rows nearer than this have no direction from one to the other
 
 
 def affinity(student: Embeddings, teacher: Embeddings, *, temperature: float) -> Tensor:
@@ -206,10 +207,15 @@ def _angle_loss(ours: Tensor, theirs: Tensor) -> Tensor:
 
 def _angles(vectors: Tensor) -> Tensor:
     """(b, b, b): ``[j, i, k]`` is the cosine of the angle at j between i and k; 0 where a side has no direction."""
-    sides = vectors[None, :, :] - vectors[:, None, :]
+    # From dot products alone, so that D is paid for once and not for each triplet; centred, so that what all rows
+    # have in common does not drown their differences in rounding.
+    vectors = vectors - vectors.mean(dim=0)
+    dots = vectors @ vectors.T
+    norms = dots.diagonal()
+    squares = norms[:, None] + norms[None, :] - 2 * dots
+    directed = squares > _SAME_POINT * squares.detach().mean()
     # Without the mask under the root, a side of length 0 would have an infinite gradient.
-    squares = sides.square().sum(dim=2, keepdim=True)
-    directed = squares > _NO_DISTANCE**2
-    lengths = torch.where(directed, squares, 1.0).sqrt()
-    directions = torch.where(directed, sides / lengths, 0.0)
-    return directions @ directions.mT
+    inverse = torch.where(directed, torch.where(directed, squares, 1.0).rsqrt(), 0.0)
+    to_others = dots - norms[:, None]  # [j, i]: the dot product of j and (i - j)
+    products = dots[None, :, :] - dots[:, :, None] - to_others[:, None, :]
+    return products * inverse[:, :, None] * inverse[:, None, :]
