@@ -82,11 +82,11 @@ class TrainingLoop:
                 )
         if log.exhausted:
             say("stopped", f"at step {steps:,}: {recipe.patience} evaluations without a better {log.metric}")
-        accelerator.end_training()
         if (best := checkpoints.best(log.entries)) is not None and best != steps:
             steps, _ = checkpoints.load(prepared, best)
             say("best", f"{recipe.keep_best} was best at step {steps:,}: that student is saved")
         self._save_student(prepared, steps)
+        accelerator.end_training()  # last: under ZeRO 3 the processes gather what is saved
 
     @cached_property
     def plan(self) -> BatchPlan:
