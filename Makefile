@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-teacher picture test lint format types check wheel clean
+.PHONY: help demo demo-teacher picture losses test lint format types check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -35,6 +35,9 @@ demo-teacher: $(VENV)/.installed  ## Make the demo's teacher anew (about an hour
 picture: $(VENV)/.installed  ## Draw docs/images/demo.svg from the demo's workspace
 	$(BIN)/python docs/picture.py
 
+losses: $(VENV)/.installed  ## Train every loss on the demo's scenes and write docs/losses.md (about an hour)
+	$(BIN)/python benchmarks/losses.py --out build/losses --write docs/losses.md
+
 test: $(VENV)/.installed  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
@@ -56,7 +59,7 @@ format: $(VENV)/.installed  ## Mend style and format
 
 types: $(VENV)/.installed .typing  ## Check types, strictly
 	$(BIN)/mypy -p mmkd
-	$(BIN)/mypy .ci/smoke.py configs/demo/make_teacher.py docs/picture.py
+	$(BIN)/mypy .ci/smoke.py configs/demo/make_teacher.py docs/picture.py benchmarks/*.py
 
 check: lint types test  ## Everything that must hold before a commit
 

@@ -1,5 +1,7 @@
 """The expression that names an objective."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from pairs import random_bank, random_pairs
@@ -120,6 +122,19 @@ def test_a_loss_under_the_wrong_option_is_sent_to_the_right_one(
     with pytest.raises(ConfigError) as error:
         parse_terms(expression, option=option)
     assert part in str(error.value)
+
+
+def test_the_document_has_every_loss_with_its_defaults() -> None:
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (Path(__file__).parents[1] / "docs" / "losses.md").read_text().splitlines()
+        if line.startswith("| `")
+    ]
+    expected = [
+        (f"`{name}`", f"{loss.weight:g}", "" if loss.temperature is None else f"{loss.temperature:g}")
+        for name, loss in LOSSES.items()
+    ]
+    assert [(row[0], row[3], row[4]) for row in rows] == expected
 
 
 def test_an_unknown_choice_or_margin_is_refused() -> None:
