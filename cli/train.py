@@ -74,7 +74,13 @@ def train(
     settings: dict[str, Any] = {}
     for group in (losses, data, student, mining, steps, validation, run_options):
         settings |= vars(group)
-    from mmkd.cli.training_inputs import check_resumed, open_inputs, run_to_resume, saved_settings
+    from mmkd.cli.training_inputs import (
+        CHANGEABLE,
+        check_resumed,
+        open_inputs,
+        run_to_resume,
+        saved_settings,
+    )
     from mmkd.cli.training_loop import TrainingLoop
     from mmkd.cli.training_validation import open_validator, settings_to_save
     from mmkd.distributed import default_precision, start_accelerator
@@ -115,8 +121,9 @@ def train(
     inputs.describe(recipe, built)
     if run is None:
         data_options = {**inputs.settings(), **settings_to_save(settings)}
-        if settings["mining_memory"] is not None:
-            data_options["mining-memory"] = settings["mining_memory"]
+        for name in ("mining_memory", *CHANGEABLE):
+            if settings[name] is not None:
+                data_options[name.replace("_", "-")] = settings[name]
         folder = run_options.out or new_run_folder(work / "runs", recipe.name)
         run = _new_run(recipe, inputs.record(), data_options, accelerator, folder)
     else:
@@ -124,6 +131,7 @@ def train(
         if accelerator.is_main_process:
             remove_leftovers(run.folder)
     memory = settings["mining_memory"]
+    run_options = replace(run_options, **{name: settings[name] for name in CHANGEABLE})
     TrainingLoop(recipe, inputs, built, mined, validator, accelerator, run, run_options, memory).train()
 
 

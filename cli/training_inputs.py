@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from mmkd.mining import Neighbours, SearchOptions
     from mmkd.students import Init, Student
 
+CHANGEABLE = ("save_every", "keep")  # kept with a run, but another value may be typed to resume it
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -286,7 +288,7 @@ def run_to_resume(out: Path | None, runs: Path) -> Run:
 
 
 def saved_settings(run: Run, settings: dict[str, Any], *, typed: set[str]) -> dict[str, Any]:
-    """The options that a run was started with; what is typed again must say the same.
+    """The options that a run was started with; what is typed again must say the same, save for ``CHANGEABLE``.
 
     Raises:
         ConfigError: an option was typed with another value.
@@ -305,14 +307,14 @@ def saved_settings(run: Run, settings: dict[str, Any], *, typed: set[str]) -> di
     saved |= {
         name: Path(saved[name]) for name in ("cache", "model_config", "eval_templates") if name in saved
     }
-    for name in sorted(typed & saved.keys()):
+    for name in sorted((typed & saved.keys()).difference(CHANGEABLE)):
         if settings[name] != saved[name]:
             option = "--" + name.replace("_", "-")
             raise ConfigError(
                 f"{option} {settings[name]} was typed, but {run.folder} was started with {saved[name]}; leave "
                 f"{option} out to resume, or start another run"
             )
-    return {name: value for name, value in saved.items() if name in settings}
+    return {name: value for name, value in saved.items() if name in settings.keys() - typed}
 
 
 def check_resumed(run: Run, inputs: Inputs) -> None:
