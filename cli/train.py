@@ -1,9 +1,6 @@
 """``mmkd train``: a half-depth student against a cache, or a CLIP from scratch."""
 
-import sys
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -18,12 +15,6 @@ from mmkd.cli.train_options import (
     StudentOptions,
     ValidationOptions,
 )
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-    from mmkd.recipe import Recipe
-    from mmkd.runs import Run
 
 
 @takes_option_groups
@@ -74,99 +65,12 @@ def train(
     settings: dict[str, Any] = {}
     for group in (losses, data, student, mining, steps, validation, run_options):
         settings |= vars(group)
-    from mmkd.cli.training_inputs import (
-        CHANGEABLE,
-        check_resumed,
-        open_inputs,
-        run_to_resume,
-        saved_settings,
-    )
-    from mmkd.cli.training_loop import TrainingLoop
-    from mmkd.cli.training_validation import open_validator, settings_to_save
-    from mmkd.distributed import default_precision, start_accelerator
-    from mmkd.files import remove_leftovers
-    from mmkd.recipe import Recipe
-    from mmkd.runs import new_run_folder
-    from mmkd.validation import watched_metric
+    from mmkd.cli.training_start import run_training
 
-    run = run_to_resume(run_options.out, work / "runs") if run_options.resume else None
-    if run is not None:
-        settings |= saved_settings(run, settings, typed=_typed(ctx))
-    recipe = Recipe(**{name: settings[name] for name in Recipe.__dataclass_fields__})
-    machine_precision = recipe.precision or default_precision()
-    accelerator = start_accelerator(precision=machine_precision, tracker=run_options.tracker)
-    inputs = open_inputs(
-        recipe,
-        cache=settings["cache"] or work / "cache",
-        data=settings["data"],
-        teacher=settings["teacher"],
-        model_config=settings["model_config"],
-    )
-    recipe = recipe.resolve(
-        pairs=len(inputs.rows),
-        processes=accelerator.num_processes,
-        accelerated=accelerator.device.type != "cpu",
-        precision=machine_precision,
-        views=inputs.views,
-        init=inputs.default_init(recipe),
-    )
-    # All that can be refused is refused before the run's folder is made.
-    built = inputs.build_student(recipe)
-    validator = open_validator(settings, inputs, built, accelerator.device)
-    watched = watched_metric(
-        recipe.keep_best, [] if validator is None else validator.metrics, patience=recipe.patience
-    )
-    recipe = replace(recipe, keep_best=watched)
-    mined = inputs.mine(recipe, accelerator, settings["mining_memory"])
-    inputs.describe(recipe, built)
-    if run is None:
-        data_options = {**inputs.settings(), **settings_to_save(settings)}
-        for name in ("mining_memory", *CHANGEABLE):
-            if settings[name] is not None:
-                data_options[name.replace("_", "-")] = settings[name]
-        folder = run_options.out or new_run_folder(work / "runs", recipe.name)
-        run = _new_run(recipe, inputs.record(), data_options, accelerator, folder)
-    else:
-        check_resumed(run, inputs)
-        if accelerator.is_main_process:
-            remove_leftovers(run.folder)
-    memory = settings["mining_memory"]
-    run_options = replace(run_options, **{name: settings[name] for name in CHANGEABLE})
-    TrainingLoop(recipe, inputs, built, mined, validator, accelerator, run, run_options, memory).train()
+    run_training(settings, run_options, typed=_typed(ctx), work=work)
 
 
 def _typed(ctx: typer.Context) -> set[str]:
     """The options that stand on the command line."""
     sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
-
-
-def _new_run(
-    recipe: "Recipe",
-    record: dict[str, Any],
-    data_options: dict[str, Any],
-    accelerator: "Accelerator",
-    folder: Path,
-) -> "Run":
-    """Claim a new run's folder; the first process decides for all."""
-    import yaml
-
-    from mmkd.distributed import broadcast
-    from mmkd.files import write_text
-    from mmkd.runs import claim_run_folder, library_versions, read_run
-
-    record |= {
-        "recipe": recipe.to_dict(),
-        "command": ["mmkd", *sys.argv[1:]],
-        "processes": accelerator.num_processes,
-        "versions": library_versions(),
-    }
-    folder = broadcast(folder, accelerator.num_processes)
-    if accelerator.is_main_process:
-        run = claim_run_folder(folder, record)
-        settings = {
-            key.replace("_", "-"): value for key, value in recipe.to_dict().items() if value is not None
-        }
-        write_text(run.config, yaml.safe_dump({**settings, **data_options}, sort_keys=True))
-    accelerator.wait_for_everyone()
-    return read_run(folder)
