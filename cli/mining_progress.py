@@ -45,16 +45,18 @@ class MiningProgress:
         self._bar.update(self._tasks[stage], completed=done, total=total)
 
 
-def say_mined(found: "Neighbours", asked: int, note: str) -> None:
+def say_mined(found: "Neighbours", asked: int, where: str, *, kept: bool = False) -> None:
     """Say how negatives were mined and what came of it.
 
     Args:
         found: what was mined.
         asked: negatives a row that were asked for.
-        note: where, or what more there is to say.
+        where: among what.
+        kept: whether they were mined by an earlier run.
     """
     width = found.rows.shape[1]
     count = f"{width} negatives a row" + (f" of {asked} asked for" if width < asked else "")
     recall = "" if found.recall == 1 else f", recall {found.recall:.3f}"
     dropped = f"{100 * found.dropped:.1f} % dropped as false negatives"
-    say("mined", f"{count}, {found.method}{recall} · {dropped} · {duration(found.seconds)} {note}".rstrip())
+    spent = "kept from an earlier run" if kept else duration(found.seconds)
+    say("mined", f"{count} {where}, {found.method}{recall} · {dropped} · {spent}")

@@ -123,7 +123,7 @@ class Inputs:
                 share=Share.current(),
                 on_progress=bar,
             )
-        say_mined(found, recipe.neighbours, "over first captions" if bar.mined else "when it was first mined")
+        say_mined(found, recipe.neighbours, "among first captions", kept=not bar.mined)
         return found
 
     def search_options(

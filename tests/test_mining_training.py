@@ -60,13 +60,16 @@ def test_they_are_kept_beside_the_cache_by_what_they_depend_on(copied_cache: Pat
 def test_a_training_says_how_it_mined(copied_cache: Path, tmp_path: Path) -> None:
     done = train(copied_cache, tmp_path / "a", "--neighbours", "20", "--relative-margin", "0")
     assert done.returncode == 0, done.stderr
-    assert "11 negatives a row of 20 asked for, exact search" in done.stderr
+    assert "11 negatives a row of 20 asked for among first captions, exact search" in done.stderr
     assert (
-        "when it was first mined"
+        "kept from an earlier run"
         in train(copied_cache, tmp_path / "b", "--neighbours", "20", "--relative-margin", "0").stderr
     )
     done = train(copied_cache, tmp_path / "c", "--neighbours", "4", "--mining-search", "ivf")
-    assert "4 negatives a row, IVF, 2 of 2 lists" in done.stderr or "IVF, 1 of 1 lists" in done.stderr
+    assert (
+        "4 negatives a row among first captions, IVF, 2 of 2 lists" in done.stderr
+        or "IVF, 1 of 1 lists" in done.stderr
+    )
 
 
 def test_random_negatives_are_not_mined(copied_cache: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from mmkd.mining.search import (
 
 TARGET_RECALL = 0.95
 FIRST_PROBES = 8
+MOST_PROBED = 32  # at most one list in so many: beyond it exact search is nearly as fast
 SAMPLE = 1_000  # queries that recall is measured on
 _ITERATIONS = 10
 _POINTS_PER_LIST = 40
@@ -155,14 +156,15 @@ def probes_for(find: Callable[[int], NDArray[np.int64]], exact: Indices, *, list
     Args:
         find: answers of the sample with so many probes.
         exact: int64 (S, k): the sample's exact answers.
-        lists: all lists; with them all probed the search is whole.
+        lists: all lists; at most one in ``MOST_PROBED`` of them is probed, whatever is found.
     """
-    probes = min(FIRST_PROBES, lists)
+    most = min(lists, max(FIRST_PROBES, lists // MOST_PROBED))
+    probes = min(FIRST_PROBES, most)
     while True:
         recall = recall_of(find(probes), exact)
-        if recall >= TARGET_RECALL or probes >= lists // 4:
+        if recall >= TARGET_RECALL or probes >= most:
             return probes, recall
-        probes = min(2 * probes, lists)
+        probes = min(2 * probes, most)
 
 
 def recall_of(found: Indices, exact: Indices) -> float:
