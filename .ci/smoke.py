@@ -25,7 +25,11 @@ for name in mmkd.__all__:
 
 configs = files("mmkd.configs")
 wanted = [
-    "accelerate/zero2.yaml",
+    *(
+        f"accelerate/{name}.yaml"
+        for name in ("cpu", "one-gpu", "multi-gpu", "multi-node", "zero1", "zero2", "zero3")
+    ),
+    *(f"accelerate/zero{stage}-offload.yaml" for stage in (1, 2, 3)),
     "bias/gender.yaml",
     "bias/professions.yaml",
     "recipes/demo-teacher.yaml",

@@ -153,9 +153,7 @@ torch.save({name: tensor.clone() for name, tensor in weights.items()}, sys.argv[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["zero1", "zero2", "zero3"])
-def test_deepspeed_trains_and_exports(
-    tiny_cache: Path, run_alone: Path, tmp_path: Path, engine: str
-) -> None:
+def test_deepspeed_trains_and_exports(tiny_cache: Path, run_alone: Path, tmp_path: Path, engine: str) -> None:
     """In the README's words, on the launch file's own two processes."""
     run = tmp_path / "run"
     done = run_together([*launch_file(engine), "mmkd", *training(tiny_cache, run)])
@@ -187,9 +185,7 @@ def test_deepspeed_trains_and_exports(
     ("launcher", "environment", "said"),
     [
         pytest.param([sys.executable], {"WORLD_SIZE": "2"}, "only 1 joined", id="nobody joined"),
-        pytest.param(
-            [*TORCHRUN, "2"], {}, "no engine to average their gradients", id="no engine for two"
-        ),
+        pytest.param([*TORCHRUN, "2"], {}, "no engine to average their gradients", id="no engine for two"),
         pytest.param(
             [*TORCHRUN, "2"],
             {"ACCELERATE_USE_DEEPSPEED": "true", **ON_CPUS},
