@@ -1,7 +1,6 @@
 """Make a cache shard by shard; killed at any moment and started again, it ends with the same bytes."""
 
 import os
-import re
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -16,21 +15,17 @@ import xxhash
 
 from mmkd.augment import DEFAULT_POLICY, NO_AUGMENTATION, Augmentation
 from mmkd.cache.embed import Prepared, embed_shard, prefetch, prepare
+from mmkd.cache.folder import finished_shard, refuse_foreign, refuse_other_cache, remove_leftovers
 from mmkd.cache.manifest import (
-    MANIFEST,
     CacheManifest,
     CacheSettings,
     ShardRecord,
     count_masked,
-    read_manifest,
-    read_record,
     record_path,
-    shard_name,
     write_manifest,
     write_record,
 )
 from mmkd.cache.shard import (
-    check_file,
     disk_full,
     free_bytes,
     map_shard,
@@ -40,14 +35,13 @@ from mmkd.cache.shard import (
 )
 from mmkd.data import PairDataset, row_hash
 from mmkd.encoders import PairEncoder
-from mmkd.errors import CacheError, ConfigError, DataError, StaleCacheError
+from mmkd.errors import ConfigError, DataError, StaleCacheError
 
 SHARD_ROWS = 16_384
 BATCH_SIZE = 64
 MAX_BAD = 0.05
 EARLY_ROWS = 1_000  # from here on the share of masked rows is judged
 SAMPLED_ROWS = 16  # of each finished shard, held against the data before going on
-_OURS = re.compile(r"manifest\.json|shard-\d{5,}\.(h5|json)|neighbours-.*\.h5|\..*")
 
 
 @dataclass(frozen=True)
@@ -177,11 +171,11 @@ def plan_build(
         StaleCacheError: ``out`` holds shards of another teacher, other data or other settings.
         CacheError: ``out`` holds something else, or the disk has too little space.
     """
-    _refuse_foreign(out)
-    _refuse_other_cache(out, settings)
+    refuse_foreign(out)
+    refuse_other_cache(out, settings)
     done = {}
     for index in range(rank, settings.shards, world):
-        if (record := _finished(out, index, settings)) is not None:
+        if (record := finished_shard(out, index, settings)) is not None:
             _refuse_other_rows(out, index, record, settings, pairs)
             done[index] = record
     missing = [i for i in range(settings.shards) if not record_path(out, i).exists()]
@@ -216,7 +210,7 @@ def run_build(
         CacheError: the disk is full, or the device's memory.
     """
     settings = plan.settings
-    _remove_leftovers(plan)
+    remove_leftovers(plan.folder, plan.todo, manifest=plan.rank == 0)
     tally = _Tally(plan, max_bad, on_progress)
     step = settings.batch_size
     batches = [
@@ -310,7 +304,7 @@ def _finish(plan: BuildPlan, tally: _Tally) -> CacheManifest:
     records = []
     digest = xxhash.xxh3_128()
     for index in range(settings.shards):
-        while (record := _finished(plan.folder, index, settings, full=index not in own)) is None:
+        while (record := finished_shard(plan.folder, index, settings, full=index not in own)) is None:
             # Another process is still at it; if it died, its launcher ends this one too.
             time.sleep(0.2)
         arrays = map_shard(plan.folder / record.name, record, shard_fields(settings, index))
@@ -320,43 +314,6 @@ def _finish(plan: BuildPlan, tally: _Tally) -> CacheManifest:
     manifest = CacheManifest(settings, digest.hexdigest(), tuple(records))
     write_manifest(plan.folder, manifest)
     return manifest
-
-
-def _refuse_foreign(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise CacheError(f"{out} is a file; expected a folder for the cache, pass another --out")
-    foreign = sorted(p.name for p in out.iterdir() if not _OURS.fullmatch(p.name)) if out.is_dir() else []
-    if foreign:
-        raise CacheError(
-            f"{out} holds something else than a cache ({', '.join(foreign[:3])}{', …' * (len(foreign) > 3)}); "
-            "pass another --out"
-        )
-
-
-def _refuse_other_cache(out: Path, settings: CacheSettings) -> None:
-    found = read_manifest(out).settings if (out / MANIFEST).exists() else None
-    for path in [] if found is not None else sorted(out.glob("shard-*.json")):
-        record = read_record(out, int(path.stem.removeprefix("shard-")))
-        found = record[0] if record is not None else None
-        if found is not None:
-            break
-    if found is not None and (differences := settings.differences(found)):
-        raise StaleCacheError(
-            f"{out} already holds a cache made with {'; '.join(differences)}; pass another --out, repeat the "
-            "same command, or delete the folder"
-        )
-
-
-def _finished(out: Path, index: int, settings: CacheSettings, *, full: bool = True) -> ShardRecord | None:
-    """The record of a shard that is whole; None where it has to be made (again)."""
-    found = read_record(out, index)
-    if found is None or settings.differences(found[0]):
-        return None
-    try:
-        check_file(out / found[1].name, found[1], full=full)
-    except CacheError:
-        return None
-    return found[1]
 
 
 def _refuse_other_rows(
@@ -370,18 +327,6 @@ def _refuse_other_rows(
                 f"{out} already holds a cache made from other data: row {rows[place]:,} has changed; pass another "
                 "--out, or delete the folder"
             )
-
-
-def _remove_leftovers(plan: BuildPlan) -> None:
-    # Files that a killed process left half-written, and records whose shard is no longer whole.
-    for index in plan.todo:
-        record_path(plan.folder, index).unlink(missing_ok=True)
-        for name in (shard_name(index), record_path(plan.folder, index).name):
-            for leftover in plan.folder.glob(f".{name}.*.tmp"):
-                leftover.unlink(missing_ok=True)
-    if plan.rank == 0:
-        for leftover in plan.folder.glob(f".{MANIFEST}.*.tmp"):
-            leftover.unlink(missing_ok=True)
 
 
 def _default_workers() -> int:

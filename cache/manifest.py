@@ -1,12 +1,13 @@
 """What a cache says of itself: the manifest, and the completion record of each shard."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mmkd.augment import NO_AUGMENTATION, Augmentation
+from mmkd.cache.checks import counts, expect_keys, hash_text, number, text
+from mmkd.cache.origin import SIDES, Imported, teacher_differences, teacher_from_json
 from mmkd.data import DataSource
 from mmkd.embeddings import TeacherSpec
 from mmkd.errors import CacheError, ConfigError, DataError, MmkdError
@@ -14,9 +15,10 @@ from mmkd.files import read_json, write_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+PAIRS = "pairs.parquet"  # the captions and image paths of an imported cache
 VIEW_0 = {"policy": "teacher-preprocessing", "seed": 0}
 DTYPES = ("float32", "bfloat16", "float16")
-_HASH = re.compile(r"[0-9a-f]{32}")
+IMPORTED_DTYPES = ("float16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,13 @@ class CacheSettings:
         limit: rows kept of the whole; None for all.
         rows: R, rows in all shards, masked ones included.
         captions: C, the room for captions in each row.
-        dtype: precision of the teacher's forward pass; the vectors are stored as float16.
-        batch_size: images, or captions, of one forward pass.
+        dtype: precision of the teacher's forward pass, or of the vectors that were imported; they are stored as
+            float16.
+        batch_size: images, or captions, of one forward pass; 0 in an imported cache, which made none.
         shard_rows: rows of each shard but the last, which may have fewer.
         views: V, views of each image; view 0 is the untouched one.
         augmentation: what the other views are.
+        imported: where the vectors came from; None where mmkd computed them.
     """
 
     teacher: TeacherSpec
@@ -46,6 +50,12 @@ class CacheSettings:
     shard_rows: int
     views: int = 1
     augmentation: Augmentation = NO_AUGMENTATION
+    imported: Imported | None = None
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides that there are vectors of."""
+        return SIDES if self.imported is None else self.imported.sides
 
     @property
     def shards(self) -> int:
@@ -61,6 +71,8 @@ class CacheSettings:
         views = [VIEW_0, *[asdict(self.augmentation)] * (self.views - 1)]
         value = {**asdict(self), "sources": [s.to_json() for s in self.sources], "views": views}
         del value["augmentation"]
+        if self.imported is None:
+            del value["imported"]
         return value
 
     @classmethod
@@ -70,23 +82,28 @@ class CacheSettings:
         Raises:
             CacheError: anything is missing, unknown, or of the wrong type.
         """
-        _expect_keys(value, cls.__dataclass_fields__.keys() - {"augmentation"}, "the settings")
+        # Only an imported cache has the key, so that others are what they were before there were any.
+        optional = {"imported"} - (value.keys() if isinstance(value, dict) else set())
+        expect_keys(value, cls.__dataclass_fields__.keys() - {"augmentation"} - optional, "the settings")
+        imported = Imported.from_json(value["imported"]) if "imported" in value else None
         if not isinstance(value["sources"], list) or not value["sources"]:
             raise CacheError("the settings name no data source")
-        if value["dtype"] not in DTYPES:
-            raise CacheError(f"found dtype {value['dtype']!r}; expected one of {', '.join(DTYPES)}")
+        dtypes = IMPORTED_DTYPES if imported else DTYPES
+        if value["dtype"] not in dtypes:
+            raise CacheError(f"found dtype {value['dtype']!r}; expected one of {', '.join(dtypes)}")
         limit = value["limit"]
         return cls(
-            teacher=_teacher(value["teacher"]),
+            teacher=teacher_from_json(value["teacher"], may_be_unknown=imported is not None),
             sources=tuple(_source(source) for source in value["sources"]),
-            limit=limit if limit is None else _number(value, "limit", 1),
-            rows=_number(value, "rows", 1),
-            captions=_number(value, "captions", 1, most=65_535),
+            limit=limit if limit is None else number(value, "limit", 1),
+            rows=number(value, "rows", 1),
+            captions=number(value, "captions", 1, most=65_535),
             dtype=value["dtype"],
-            batch_size=_number(value, "batch_size", 1),
-            shard_rows=_number(value, "shard_rows", 1),
+            batch_size=number(value, "batch_size", 0 if imported else 1),
+            shard_rows=number(value, "shard_rows", 1),
             views=len(value["views"]) if isinstance(value["views"], list) else 0,
             augmentation=_augmentation(value["views"]),
+            imported=imported,
         )
 
     def describe_views(self) -> str:
@@ -103,6 +120,8 @@ class CacheSettings:
         ]
         if (self.views, self.augmentation) != (other.views, other.augmentation):
             changed.append(f"views {other.describe_views()} (here {self.describe_views()})")
+        if self.imported != other.imported:
+            changed.append("vectors from elsewhere, or changed since")
         if self.sources != other.sources:
             named = [", ".join(source.spec for source in s.sources) for s in (other, self)]
             same = named[0] == named[1]
@@ -135,13 +154,13 @@ class ShardRecord:
         Raises:
             CacheError: anything is missing, unknown, or of the wrong type.
         """
-        _expect_keys(value, set(cls.__dataclass_fields__), "a shard")
+        expect_keys(value, set(cls.__dataclass_fields__), "a shard")
         return cls(
-            name=_text(value, "name"),
-            rows=_number(value, "rows", 1),
-            bytes=_number(value, "bytes", 1),
-            xxh3_128=_hash(value, "xxh3_128"),
-            masked=_counts(value["masked"]),
+            name=text(value, "name"),
+            rows=number(value, "rows", 1),
+            bytes=number(value, "bytes", 1),
+            xxh3_128=hash_text(value, "xxh3_128"),
+            masked=counts(value["masked"]),
         )
 
 
@@ -207,26 +226,26 @@ class CacheManifest:
             CacheError: another schema version, or anything missing, unknown, of the wrong type, or at odds.
         """
         _expect_schema(value)
-        _expect_keys(value, {"schema", "settings", "data_hash", "masked", "shards"}, "the manifest")
+        expect_keys(value, {"schema", "settings", "data_hash", "masked", "shards"}, "the manifest")
         settings = CacheSettings.from_json(value["settings"])
         if not isinstance(value["shards"], list) or len(value["shards"]) != settings.shards:
             raise CacheError(f"found another number of shards than the {settings.shards} that its rows fill")
         shards = tuple(ShardRecord.from_json(shard) for shard in value["shards"])
         for index, shard in enumerate(shards):
             _expect_place(shard, index, settings)
-        manifest = cls(settings, _hash(value, "data_hash"), shards)
-        if _counts(value["masked"]) != manifest.masked:
+        manifest = cls(settings, hash_text(value, "data_hash"), shards)
+        if counts(value["masked"]) != manifest.masked:
             raise CacheError("the masked rows do not add up to those of the shards")
         return manifest
 
 
 def count_masked(shards: Sequence[ShardRecord]) -> dict[str, int]:
     """Masked rows of ``shards``, counted by reason."""
-    counts: dict[str, int] = {}
+    found: dict[str, int] = {}
     for shard in shards:
-        for reason, number in shard.masked.items():
-            counts[reason] = counts.get(reason, 0) + number
-    return dict(sorted(counts.items()))
+        for reason, rows in shard.masked.items():
+            found[reason] = found.get(reason, 0) + rows
+    return dict(sorted(found.items()))
 
 
 def shard_name(index: int) -> str:
@@ -285,7 +304,7 @@ def read_record(folder: Path, index: int) -> tuple[CacheSettings, ShardRecord] |
     try:
         value = read_json(path)
         _expect_schema(value)
-        _expect_keys(value, {"schema", "settings", "shard"}, "the record")
+        expect_keys(value, {"schema", "settings", "shard"}, "the record")
         settings = CacheSettings.from_json(value["settings"])
         record = ShardRecord.from_json(value["shard"])
         _expect_place(record, index, settings)
@@ -294,30 +313,9 @@ def read_record(folder: Path, index: int) -> tuple[CacheSettings, ShardRecord] |
     return settings, record
 
 
-def teacher_differences(found: TeacherSpec, wanted: TeacherSpec) -> list[str]:
-    """What sets two teachers apart, in words; their names and revisions do not count."""
-    words = {"weights_hash": "weights", "preprocess_hash": "preprocessing", "tokenizer_hash": "tokenizer"}
-    changed = [
-        f"{word} {getattr(found, name)[:4]}… (here {getattr(wanted, name)[:4]}…)"
-        for name, word in words.items()
-        if getattr(found, name) != getattr(wanted, name)
-    ]
-    return changed + [
-        f"{name} {getattr(found, name)} (here {getattr(wanted, name)})"
-        for name in ("dim", "layers")
-        if getattr(found, name) != getattr(wanted, name)
-    ]
-
-
 def _expect_schema(value: dict[str, Any]) -> None:
     if value.get("schema") != SCHEMA:
         raise CacheError(f"found format version {value.get('schema')!r}; this mmkd reads version {SCHEMA}")
-
-
-def _expect_keys(value: Any, keys: set[str], what: str) -> None:
-    if not isinstance(value, dict) or set(value) != keys:
-        found = ", ".join(sorted(map(str, value))) if isinstance(value, dict) else type(value).__name__
-        raise CacheError(f"found {found} in {what}; expected {', '.join(sorted(keys))}")
 
 
 def _expect_place(record: ShardRecord, index: int, settings: CacheSettings) -> None:
@@ -327,31 +325,6 @@ def _expect_place(record: ShardRecord, index: int, settings: CacheSettings) -> N
         raise CacheError(
             f"found shard {record.name!r} of {record.rows} rows; expected {shard_name(index)} of {len(rows)}"
         )
-
-
-def _number(value: dict[str, Any], key: str, least: int, most: int = 1 << 48) -> int:
-    number = value[key]
-    if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= most:
-        raise CacheError(f"found {key} {number!r}; expected a whole number from {least} to {most}")
-    return number
-
-
-def _text(value: dict[str, Any], key: str) -> str:
-    if not isinstance(value[key], str):
-        raise CacheError(f"found {key} {value[key]!r}; expected text")
-    return str(value[key])
-
-
-def _hash(value: dict[str, Any], key: str) -> str:
-    if not _HASH.fullmatch(_text(value, key)):
-        raise CacheError(f"found {key} {value[key]!r}; expected 32 hexadecimal digits")
-    return str(value[key])
-
-
-def _counts(value: Any) -> dict[str, int]:
-    if not isinstance(value, dict):
-        raise CacheError(f"found masked {value!r}; expected counts by reason")
-    return {str(reason): _number(value, reason, 0) for reason in value}
 
 
 def _source(value: Any) -> DataSource:
@@ -367,34 +340,13 @@ def _augmentation(views: Any) -> Augmentation:
         raise CacheError(f"found the views {views}; expected the teacher's own preprocessing first")
     if len(views) == 1:
         return NO_AUGMENTATION
-    _expect_keys(views[1], set(Augmentation.__dataclass_fields__), "view 1")
+    expect_keys(views[1], set(Augmentation.__dataclass_fields__), "view 1")
     if any(view != views[1] for view in views[2:]):
         raise CacheError("found views of several augmentations; expected one for all but the first")
     try:
-        augmentation = Augmentation(
-            _text(views[1], "policy"), _number(views[1], "seed", 0, most=(1 << 63) - 1)
-        )
+        augmentation = Augmentation(text(views[1], "policy"), number(views[1], "seed", 0, most=(1 << 63) - 1))
     except ConfigError as error:
         raise CacheError(str(error)) from error
     if augmentation.policy == "none":
         raise CacheError("found views without an augmentation; expected the untouched image once")
     return augmentation
-
-
-def _teacher(value: Any) -> TeacherSpec:
-    _expect_keys(value, set(TeacherSpec.__dataclass_fields__), "the teacher")
-    layers, scale, revision = value["layers"], value["logit_scale"], value["revision"]
-    if not (isinstance(layers, list) and len(layers) == 2 and all(type(n) is int and n > 0 for n in layers)):
-        raise CacheError(f"found layers {layers!r}; expected two whole numbers")
-    if type(scale) not in (int, float) or not 0 < scale < float("inf"):
-        raise CacheError(f"found logit_scale {scale!r}; expected a number above 0")
-    return TeacherSpec(
-        model=_text(value, "model"),
-        revision=None if revision is None else _text(value, "revision"),
-        weights_hash=_hash(value, "weights_hash"),
-        preprocess_hash=_hash(value, "preprocess_hash"),
-        tokenizer_hash=_hash(value, "tokenizer_hash"),
-        dim=_number(value, "dim", 1, most=65_536),
-        logit_scale=float(scale),
-        layers=(layers[0], layers[1]),
-    )

@@ -13,6 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from mmkd.cache.manifest import CacheSettings, ShardRecord, shard_name
+from mmkd.cache.origin import SIDES
 from mmkd.errors import CacheError
 from mmkd.files import atomic_file
 
@@ -33,9 +34,11 @@ class Field:
         return self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
 
 
-def fields(rows: int, views: int, captions: int, dim: int) -> dict[str, Field]:
-    """The datasets of a shard of ``rows`` rows, format version 1."""
-    return {
+def fields(
+    rows: int, views: int, captions: int, dim: int, sides: tuple[str, ...] = SIDES
+) -> dict[str, Field]:
+    """The datasets of a shard of ``rows`` rows, format version 1; none of a side that there are no vectors of."""
+    found = {
         "image": Field(np.dtype("<f2"), (rows, views, dim)),
         "image_norm": Field(np.dtype("<f4"), (rows, views)),
         "text": Field(np.dtype("<f2"), (rows, captions, dim)),
@@ -44,12 +47,14 @@ def fields(rows: int, views: int, captions: int, dim: int) -> dict[str, Field]:
         "captions": Field(np.dtype("<u2"), (rows,)),
         "row_hash": Field(np.dtype("<u8"), (rows, 2)),
     }
+    absent = {name for side in SIDES if side not in sides for name in (side, f"{side}_norm")}
+    return {name: field for name, field in found.items() if name not in absent}
 
 
 def shard_fields(settings: CacheSettings, index: int) -> dict[str, Field]:
     """The datasets of shard ``index``."""
     rows = len(settings.shard_range(index))
-    return fields(rows, settings.views, settings.captions, settings.teacher.dim)
+    return fields(rows, settings.views, settings.captions, settings.teacher.dim, settings.sides)
 
 
 def shard_bytes(settings: CacheSettings, index: int) -> int:

@@ -11,7 +11,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from mmkd.augment import Augmentation
-from mmkd.cache.manifest import CacheManifest, read_manifest, teacher_differences
+from mmkd.cache.manifest import CacheManifest, read_manifest
+from mmkd.cache.origin import teacher_differences
 from mmkd.cache.shard import check_file, map_shard, shard_fields
 from mmkd.data import PairDataset, row_hash
 from mmkd.embeddings import Embeddings, TeacherSpec

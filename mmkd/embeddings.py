@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mmkd.augment import Augmentation
 
+UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
@@ -59,7 +61,8 @@ class TeacherSpec:
     """What made an embedding: two equal specs give equal embeddings of the same data.
 
     Attributes:
-        model: Hugging Face id, or the folder the teacher was loaded from.
+        model: Hugging Face id, or the folder the teacher was loaded from; ``unknown`` where nobody recorded what
+            made the vectors, and then so are the hashes, and None what is no text.
         revision: commit of the Hub repository; ``None`` for a folder.
         weights_hash: xxh3_128 of the weights file.
         preprocess_hash: xxh3_128 of the image processor's settings.
@@ -75,8 +78,18 @@ class TeacherSpec:
     preprocess_hash: str
     tokenizer_hash: str
     dim: int
-    logit_scale: float
-    layers: tuple[int, int]
+    logit_scale: float | None
+    layers: tuple[int, int] | None
+
+    @property
+    def known(self) -> bool:
+        """Whether it is recorded what made the vectors."""
+        return self.weights_hash != UNKNOWN
+
+
+def unknown_teacher(dim: int) -> TeacherSpec:
+    """What is known of vectors of width ``dim`` that nobody said the origin of."""
+    return TeacherSpec(UNKNOWN, None, UNKNOWN, UNKNOWN, UNKNOWN, dim, None, None)
 
 
 class TeacherStore(Protocol):

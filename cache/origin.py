@@ -1,0 +1,89 @@
+"""What made a cache's vectors: a teacher, run by mmkd or by others."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mmkd.cache.checks import expect_keys, hash_text, number, text
+from mmkd.embeddings import TeacherSpec, unknown_teacher
+from mmkd.errors import CacheError
+
+SIDES = ("image", "text")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Where the vectors of a cache that mmkd did not compute came from.
+
+    Attributes:
+        form: ``clip-retrieval``, ``numpy`` or ``parquet``.
+        files: how many files were read.
+        bytes: their size.
+        xxh3_128: hash of their names and contents, in order.
+        sides: the sides that there are vectors of: ``image``, ``text`` or both.
+    """
+
+    form: str
+    files: int
+    bytes: int
+    xxh3_128: str
+    sides: tuple[str, ...]
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Imported":
+        """Read what ``dataclasses.asdict`` gave.
+
+        Raises:
+            CacheError: anything is missing, unknown, or of the wrong type.
+        """
+        expect_keys(value, set(cls.__dataclass_fields__), "the import")
+        if value["sides"] not in (["image", "text"], ["image"], ["text"]):
+            raise CacheError(f"found the sides {value['sides']!r}; expected image, text or both")
+        return cls(
+            form=text(value, "form"),
+            files=number(value, "files", 1),
+            bytes=number(value, "bytes", 1),
+            xxh3_128=hash_text(value, "xxh3_128"),
+            sides=tuple(value["sides"]),
+        )
+
+
+def teacher_differences(found: TeacherSpec, wanted: TeacherSpec) -> list[str]:
+    """What sets two teachers apart, in words; their names and revisions do not count."""
+    words = {"weights_hash": "weights", "preprocess_hash": "preprocessing", "tokenizer_hash": "tokenizer"}
+    changed = [
+        f"{word} {getattr(found, name)[:4]}… (here {getattr(wanted, name)[:4]}…)"
+        for name, word in words.items()
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    return changed + [
+        f"{name} {getattr(found, name)} (here {getattr(wanted, name)})"
+        for name in ("dim", "layers")
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+
+
+def teacher_from_json(value: Any, *, may_be_unknown: bool) -> TeacherSpec:
+    """Read what ``dataclasses.asdict`` gave.
+
+    Raises:
+        CacheError: anything is missing, unknown, or of the wrong type.
+    """
+    expect_keys(value, set(TeacherSpec.__dataclass_fields__), "the teacher")
+    dim = number(value, "dim", 1, most=65_536)
+    if may_be_unknown and value == asdict(unknown_teacher(dim)):
+        return unknown_teacher(dim)
+    layers, scale, revision = value["layers"], value["logit_scale"], value["revision"]
+    if not (isinstance(layers, list) and len(layers) == 2 and all(type(n) is int and n > 0 for n in layers)):
+        raise CacheError(f"found layers {layers!r}; expected two whole numbers")
+    if type(scale) not in (int, float) or not 0 < scale < float("inf"):
+        raise CacheError(f"found logit_scale {scale!r}; expected a number above 0")
+    return TeacherSpec(
+        model=text(value, "model"),
+        revision=None if revision is None else text(value, "revision"),
+        weights_hash=hash_text(value, "weights_hash"),
+        preprocess_hash=hash_text(value, "preprocess_hash"),
+        tokenizer_hash=hash_text(value, "tokenizer_hash"),
+        dim=dim,
+        logit_scale=float(scale),
+        layers=(layers[0], layers[1]),
+    )
