@@ -94,21 +94,23 @@ class BatchPlan:
             step: 0-based, within the epoch.
             rows: int64 (global_batch,): the step's own rows.
         """
-        taken = np.zeros(int(self.rows.max()) + 1, dtype=bool)
-        taken[rows] = True
-        chosen: list[NDArray[np.int64]] = []
-        if self.neighbours is not None:
+        near = np.zeros(0, np.int64)
+        if self.bank and self.neighbours is not None:
             # Column by column: every row's nearest neighbour before anybody's second.
-            near = self.neighbours[rows].T.ravel()
-            near = near[near >= 0]
-            near = near[~taken[near]]
+            near = self.neighbours[rows].T.ravel().astype(np.int64)
+            near = near[(near >= 0) & ~np.isin(near, rows)]
             _, first = np.unique(near, return_index=True)
-            chosen.append(near[np.sort(first)][: self.bank].astype(np.int64))
-            taken[chosen[0]] = True
-        free = self.rows[~taken[self.rows]]
+            near = near[np.sort(first)][: self.bank]
+        taken, chosen = np.concatenate([rows, near]), [near]
+        missing = self.bank - len(near)
         generator = np.random.default_rng((self.seed, epoch, step, 0x62616E6B))
-        missing = self.bank - sum(map(len, chosen))
-        return np.concatenate([*chosen, generator.choice(free, missing, replace=False)])
+        while missing:
+            # By rejection, since a step must not cost more the larger the data is.
+            drawn = np.unique(generator.choice(self.rows, 2 * missing))
+            drawn = generator.permutation(drawn[~np.isin(drawn, taken)])[:missing]
+            taken, chosen = np.concatenate([taken, drawn]), [*chosen, drawn]
+            missing -= len(drawn)
+        return np.concatenate(chosen)
 
 
 def _group(

@@ -61,3 +61,21 @@ def test_dropped_neighbours_are_not_rows() -> None:
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(ConfigError, match="larger than the 1,000 usable pairs"):
         BatchPlan(ROWS, 1001, 0)
+
+
+@pytest.mark.parametrize("mined", [True, False])
+def test_the_bank_holds_other_rows_the_mined_first(mined: bool) -> None:
+    plan = BatchPlan(ROWS, 64, 0, ring() if mined else None, bank=ROWS.size - 64)
+    rows = plan.epoch(0)[0][3]
+    bank = plan.bank_rows(0, 3, rows)
+    assert np.array_equal(bank, plan.bank_rows(0, 3, rows))
+    assert np.array_equal(np.sort(np.concatenate([rows, bank])), np.sort(ROWS))  # every other row, once
+    small = BatchPlan(ROWS, 64, 0, ring(), bank=8).bank_rows(0, 3, rows)
+    neighbours = ring()[rows]
+    assert set(small.tolist()) <= set(neighbours.ravel().tolist())
+    assert len(set(small.tolist()) - set(rows.tolist())) == 8
+
+
+def test_without_a_bank_there_are_no_rows() -> None:
+    plan = BatchPlan(ROWS, 64, 0, ring())
+    assert len(plan.bank_rows(0, 0, plan.epoch(0)[0][0])) == 0
