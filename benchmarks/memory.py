@@ -332,7 +332,7 @@ def check(batch: int = 24) -> None:
           f"ratio {counted / real:.3f}")  # fmt: skip
     before = resident()
     optimizer = torch.optim.AdamW(clip.parameters(), fused=True)
-    torch.stack([embeddings.sum() for embeddings in held]).sum().backward()
+    torch.stack([embeddings.sum() for embeddings in held]).sum().backward()  # type: ignore[no-untyped-call]
     del held
     optimizer.step()
     weights = sum(parameter.numel() for parameter in clip.parameters())
