@@ -375,7 +375,7 @@ def main() -> int:
     base = next(row.title for row in rows if (row.task, row.kd) == BASE)
     plain = [row for row in rows if not row.options]
     result = {
-        "settings": {name: asdict_value(value) for name, value in vars(options).items()},
+        "settings": {name: str(value) for name, value in vars(options).items()},
         "rows": [asdict(row) for row in rows],
         "scores": {row.title: found for row in rows if (found := scores(row, options.seeds, out))},
         "steps": interleaved(dict(whole_steps(plain, work)), base=base, repeats=options.repeats),
@@ -390,11 +390,6 @@ def main() -> int:
     for failure in failures:
         print(failure, file=sys.stderr)
     return 1 if failures else 0
-
-
-def asdict_value(value: Any) -> Any:
-    """A command-line value as JSON."""
-    return str(value) if isinstance(value, Path) else value
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from mmkd.losses.tiles import map_blocks, map_rows
 ANGLE_ROWS = 128  # triplets of rows grow with the cube of the batch
 ANGLE_WEIGHT = 2.0  # of angles beside distances: RKD-DA in arXiv 1904.05068, section 4.1
 _NO_DISTANCE = 1e-6  # keeps the root's gradient finite where two rows coincide
-_SAME_POINT = 1e-5  # of the mean squared distance: rows nearer than this have no direction from one to the other
+_SAME_POINT = 1e-5  # of the mean squared distance: nearer rows have no direction from one to the other
 
 
 def affinity(student: Embeddings, teacher: Embeddings, *, temperature: float) -> Tensor:
