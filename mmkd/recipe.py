@@ -157,7 +157,9 @@ class Recipe:
         choose_method(0, 0, memory=0, asked=self.mining_search)
         assert self.rules.candidates  # one out of its range was refused
         if self.refresh_every < 0:
-            raise ConfigError(f"--refresh-every {self.refresh_every} is below 0; expected epochs, or 0 for never")
+            raise ConfigError(
+                f"--refresh-every {self.refresh_every} is below 0; expected epochs, or 0 for never"
+            )
         if self.refresh_every and not self.mines:
             raise ConfigError(
                 f"--refresh-every {self.refresh_every} mines for --task triplet or a --bank, and this training has "
