@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from mmkd.cli.cache_teacher import cache_teacher
+from mmkd.cli.cache_verify import cache_verify
 from mmkd.cli.console import process_rank
 from mmkd.cli.demo import demo
 from mmkd.cli.eval_bias import bias
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is drawn in half the time,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+cache = typer.Typer(no_args_is_help=True, help="Look into a cache, check it, mend it.")
 evaluate = typer.Typer(no_args_is_help=True, help="Judge a student beside its teacher, against chance.")
 
 
@@ -61,6 +63,8 @@ def _root(
 
 
 app.command("cache-teacher")(cache_teacher)
+cache.command("verify")(cache_verify)
+app.add_typer(cache, name="cache")
 app.command("train", cls=SectionedCommand)(train)
 evaluate.command("zero-shot")(zero_shot)
 evaluate.command("bias")(bias)

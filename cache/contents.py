@@ -1,0 +1,136 @@
+"""What a shard holds against what the format says of it, block by block."""
+
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmkd.cache.duplicates import VectorIndex
+
+_BLOCK_BYTES = 8 << 20
+UNIT = "unit vectors"
+
+_EXPECTED = {
+    "flags": ("valid is neither 0 nor 1", "1, or 0 where masked"),
+    "captions": ("more or fewer captions than there is room for", "1 to C captions, 0 where masked"),
+    "image not finite": ("image vectors hold NaN or infinity", UNIT),
+    "image zero": ("image vectors are zero though the rows are not masked", UNIT),
+    "image norm": ("image vectors are not of length 1", "length 1 within float16's rounding"),
+    "image length": ("image_norm is not a positive number", "the length before normalising"),
+    "image masked": ("image vectors of masked rows are not zero", "zeros"),
+    "text not finite": ("text vectors hold NaN or infinity", UNIT),
+    "text zero": ("text vectors are zero though the rows have captions", UNIT),
+    "text norm": ("text vectors are not of length 1", "length 1 within float16's rounding"),
+    "text length": ("text_norm is not a positive number", "the length before normalising"),
+    "text masked": ("text vectors beyond a row's own captions are not zero", "zeros"),
+}
+
+
+@dataclass
+class Contents:
+    """What was found in the arrays of one shard.
+
+    Attributes:
+        rows: rows at fault by kind of fault, numbered within the cache; kinds in the order they were met.
+        masked: masked rows.
+        same_views: rows of which an augmented view equals the untouched one.
+    """
+
+    rows: dict[str, list[NDArray[np.int64]]] = field(default_factory=dict)
+    masked: int = 0
+    same_views: int = 0
+
+    def add(self, kind: str, wrong: NDArray[np.bool_], start: int) -> None:
+        """Note the rows, counted from ``start``, where ``wrong`` (B,) is True."""
+        if wrong.any():
+            self.rows.setdefault(kind, []).append(np.flatnonzero(wrong) + start)
+
+    def faults(self) -> Iterator[tuple[str, NDArray[np.int64], str, str]]:
+        """Each kind of fault with its rows, what was found and what was expected."""
+        for kind, rows in self.rows.items():
+            yield kind, np.concatenate(rows), *_EXPECTED[kind]
+
+
+def iterate_blocks(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
+    """A mapped shard's arrays as copies of a few megabytes, each with its first row; read pages are let go."""
+    rows = len(arrays["valid"])
+    step = max(1, _BLOCK_BYTES * rows // max(1, sum(array.nbytes for array in arrays.values())))
+    for start in range(0, rows, step):
+        yield start, {name: np.array(array[start : start + step]) for name, array in arrays.items()}
+        _release(arrays["valid"])
+
+
+def _release(array: NDArray[Any]) -> None:
+    """Take the pages of a map out of this process's memory; the system keeps the file's cache."""
+    base: Any = array
+    while base is not None and not isinstance(base, mmap.mmap):
+        base = getattr(base, "base", None)
+    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def check_contents(
+    arrays: Mapping[str, NDArray[Any]], first_row: int, indices: Mapping[str, VectorIndex]
+) -> Contents:
+    """Look at every number of a shard.
+
+    Args:
+        arrays: the shard's datasets; a cache of one side has no arrays of the other.
+        first_row: the cache's row that the shard starts with.
+        indices: for ``image`` and ``text``, where vectors without fault are counted.
+    """
+    found = Contents()
+    for start, block in iterate_blocks(arrays):
+        rows = first_row + start
+        valid, captions = block["valid"] != 0, block["captions"].astype(np.int64)
+        found.masked += int((~valid).sum())
+        found.add("flags", block["valid"] > 1, rows)
+        if "image" in block:
+            wanted = np.repeat(valid[:, None], block["image"].shape[1], axis=1)
+            good = _check_side(found, "image", block, wanted, rows)
+            good[:, 1:] = False  # augmented views are each their own picture
+            _index(indices["image"], block["image"], good, block["row_hash"][:, 0], rows)
+            if wanted.shape[1] > 1:
+                same = (block["image"][:, 1:] == block["image"][:, :1]).all(-1).any(-1)
+                found.same_views += int((same & valid).sum())
+        if "text" in block:
+            room = block["text"].shape[1]
+            found.add("captions", np.where(valid, (captions < 1) | (captions > room), captions != 0), rows)
+            wanted = valid[:, None] & (np.arange(room) < captions[:, None])
+            good = _check_side(found, "text", block, wanted, rows)
+            _index(indices["text"], block["text"], good, block["row_hash"][:, 1], rows)
+    return found
+
+
+def _check_side(
+    found: Contents, side: str, block: Mapping[str, NDArray[Any]], wanted: NDArray[np.bool_], rows: int
+) -> NDArray[np.bool_]:
+    """Note the faults of vectors (B, N, D); True (B, N) where there is a vector without fault."""
+    vectors, lengths = block[side], block[f"{side}_norm"]
+    norms = torch.linalg.vector_norm(torch.from_numpy(vectors), dim=-1, dtype=torch.float32).numpy()
+    finite, zero = np.isfinite(norms), norms == 0
+    # Each component is rounded by at most 2^-11 of itself, or 2^-25 where it is subnormal.
+    tolerance = 2.0**-11 + 2.0**-24 * vectors.shape[-1] ** 0.5
+    wrong_norm = finite & ~zero & ~(np.abs(norms - 1) <= tolerance)
+    found.add(f"{side} not finite", (wanted & ~finite).any(1), rows)
+    found.add(f"{side} zero", (wanted & zero).any(1), rows)
+    found.add(f"{side} norm", (wanted & wrong_norm).any(1), rows)
+    found.add(f"{side} length", (wanted & ~(np.isfinite(lengths) & (lengths > 0))).any(1), rows)
+    found.add(f"{side} masked", (~wanted & (~zero | (lengths != 0))).any(1), rows)
+    good: NDArray[np.bool_] = wanted & finite & ~zero & ~wrong_norm
+    return good
+
+
+def _index(
+    index: VectorIndex,
+    vectors: NDArray[np.float16],
+    good: NDArray[np.bool_],
+    contents: NDArray[np.uint64],
+    rows: int,
+) -> None:
+    which = np.nonzero(good)[0]
+    index.add(vectors[good], contents[which], which + rows)

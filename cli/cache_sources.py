@@ -1,0 +1,52 @@
+"""The teacher and the data that a cache's manifest names, or those named instead of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mmkd.cache.manifest import CacheSettings
+    from mmkd.data import PairDataset
+    from mmkd.encoders import PairEncoder
+
+
+def open_cached_pairs(settings: "CacheSettings", data: list[str] | None) -> "PairDataset":
+    """The pairs that a cache was made from; ``data`` says where they are now.
+
+    Raises:
+        ConfigError: another number of data sets is named.
+        DataError: they cannot be opened.
+    """
+    from mmkd.data import open_pairs
+
+    sources = list(settings.sources)
+    if data:
+        if len(data) != len(sources):
+            raise ConfigError(
+                f"the cache was made from {len(sources)} data sets, but --data names {len(data)}"
+            )
+        sources = [replace(source, spec=spec) for source, spec in zip(sources, data, strict=True)]
+    return open_pairs(sources, settings.limit)
+
+
+def load_cached_teacher(settings: "CacheSettings", teacher: str | None) -> "PairEncoder":
+    """The teacher that made a cache, in the precision that it was made with; ``teacher`` says where it is now.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    from mmkd.encoders import load_encoder
+
+    model = teacher or settings.teacher.model
+    revision = None if teacher or Path(model).is_dir() else settings.teacher.revision
+    return load_encoder(model, revision=revision, dtype=settings.dtype)
+
+
+def printable(text: str, *, limit: int | None = None) -> str:
+    """Text from anywhere as one line for a terminal: no escape sequences, no line breaks, nothing unencodable."""
+    line = "".join(
+        one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in " ".join(text.split())
+    )
+    return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
