@@ -91,6 +91,8 @@ class CacheSettings:
         dtypes = IMPORTED_DTYPES if imported else DTYPES
         if value["dtype"] not in dtypes:
             raise CacheError(f"found dtype {value['dtype']!r}; expected one of {', '.join(dtypes)}")
+        if imported and len(value["sources"]) != 1:
+            raise CacheError(f"found {len(value['sources'])} data sources of an import; expected one")
         limit = value["limit"]
         return cls(
             teacher=teacher_from_json(value["teacher"], may_be_unknown=imported is not None),

@@ -1,6 +1,7 @@
 """A finished cache as the core's ``TeacherStore``: rows in, embeddings out."""
 
 import json
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from mmkd.augment import Augmentation
-from mmkd.cache.manifest import CacheManifest, read_manifest
-from mmkd.cache.origin import teacher_differences
+from mmkd.cache.manifest import PAIRS, CacheManifest, read_manifest
+from mmkd.cache.origin import SIDES, teacher_differences
 from mmkd.cache.shard import check_file, map_shard, shard_fields
-from mmkd.data import PairDataset, row_hash
+from mmkd.data import DataSource, PairDataset, open_pairs, row_hash
 from mmkd.embeddings import Embeddings, TeacherSpec
-from mmkd.errors import StaleCacheError
+from mmkd.errors import DataError, StaleCacheError
 
 
 class CacheStore:
@@ -66,6 +67,40 @@ class CacheStore:
         return self._column("row_hash")
 
     @property
+    def sides(self) -> tuple[str, ...]:
+        """The sides that there are vectors of; those of the other are read as zeros."""
+        return self.manifest.settings.sides
+
+    @property
+    def sources(self) -> list[DataSource]:
+        """Where the pairs are: of an imported cache, in the cache itself."""
+        sources = self.manifest.sources
+        if self.manifest.settings.imported is None:
+            return sources
+        return [replace(source, spec=str(self.folder.resolve() / PAIRS)) for source in sources]
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """What the sources hold of a pair: the image, the captions, or both."""
+        if self.manifest.settings.imported is None:
+            return SIDES
+        (source,) = self.manifest.sources
+        columns = dict(zip(SIDES, (source.image_column, source.caption_column), strict=True))
+        return tuple(side for side in SIDES if columns[side] is not None)
+
+    def open_pairs(self) -> PairDataset:
+        """The pairs that the cache was made from.
+
+        Raises:
+            DataError: they cannot be opened, or an imported cache has neither captions nor images.
+        """
+        if not self.readable:
+            raise DataError(
+                f"{self.folder} was imported without captions and images; import it again with them"
+            )
+        return open_pairs(self.sources, self.manifest.limit, sides=self.readable)
+
+    @property
     def views(self) -> int:
         """V, views of each image; view 0 is the untouched one."""
         return self.manifest.settings.views
@@ -81,7 +116,7 @@ class CacheStore:
         captions: NDArray[np.int64] | None = None,
         views: NDArray[np.int64] | None = None,
     ) -> Embeddings:
-        """Embeddings of ``rows`` in the order asked for; a masked row's are zero.
+        """Embeddings of ``rows`` in the order asked for; a masked row's are zero, as is a side without vectors.
 
         Args:
             rows: int64 (B,), each below ``len(self)``.
@@ -105,16 +140,17 @@ class CacheStore:
         # A masked row may have no caption; its zero vector can still be asked for.
         if captions is not None and ((which < 0) | (which >= np.maximum(self.caption_counts[rows], 1))).any():
             raise IndexError(f"captions {which.min()} to {which.max()}, but the rows have fewer")
-        image = np.empty((len(rows), self.spec.dim), dtype=np.float32)
-        text = np.empty_like(image)
+        shape = (len(rows), self.spec.dim)
+        vectors = {side: np.zeros(shape, dtype=np.float32) for side in SIDES}
         shard_of = rows // self.manifest.settings.shard_rows
         for shard in np.unique(shard_of):
             here = np.flatnonzero(shard_of == shard)
             inside = rows[here] - shard * self.manifest.settings.shard_rows
-            arrays = self._shard(int(shard))
-            image[here] = arrays["image"][inside, seen[here]] * arrays["image_norm"][inside, seen[here], None]
-            text[here] = arrays["text"][inside, which[here]] * arrays["text_norm"][inside, which[here], None]
-        return Embeddings(torch.from_numpy(image), torch.from_numpy(text))
+            arrays = self.shard(int(shard))
+            for side in self.sides:
+                chosen = inside, (seen if side == "image" else which)[here]
+                vectors[side][here] = arrays[side][chosen] * arrays[f"{side}_norm"][chosen][:, None]
+        return Embeddings(*(torch.from_numpy(vectors[side]) for side in SIDES))
 
     def verify(self) -> None:
         """Hold every shard's bytes against the manifest, then its structure against the format.
@@ -124,9 +160,14 @@ class CacheStore:
         """
         for index, record in enumerate(self.manifest.shards):
             check_file(self.folder / record.name, record, full=True)
-            self._shard(index)
+            self.shard(index)
 
-    def _shard(self, index: int) -> dict[str, NDArray[Any]]:
+    def shard(self, index: int) -> dict[str, NDArray[Any]]:
+        """The datasets of one shard by name, mapped; those of a side without vectors are not among them.
+
+        Raises:
+            CacheError: it is missing, or not built as the format says.
+        """
         if index not in self._maps:
             record = self.manifest.shards[index]
             expected = shard_fields(self.manifest.settings, index)
@@ -134,7 +175,7 @@ class CacheStore:
         return self._maps[index]
 
     def _column(self, name: str) -> NDArray[Any]:
-        return np.concatenate([self._shard(index)[name] for index in range(len(self.manifest.shards))])
+        return np.concatenate([self.shard(index)[name] for index in range(len(self.manifest.shards))])
 
 
 def open_cache(path: str | Path, *, verify: bool = True) -> CacheStore:
@@ -158,9 +199,13 @@ def open_cache(path: str | Path, *, verify: bool = True) -> CacheStore:
 def check_teacher(store: CacheStore, spec: TeacherSpec) -> None:
     """Hold the teacher that made a cache against another.
 
+    Where it is not known what made the cache, only the width is held against the other's.
+
     Raises:
         StaleCacheError: their weights, preprocessing, tokenizer or sizes differ.
     """
+    if not store.spec.known and store.spec.dim == spec.dim:
+        return
     changed = teacher_differences(store.spec, spec)
     if not changed:
         return
@@ -197,4 +242,6 @@ def check_data(store: CacheStore, pairs: PairDataset, *, sample: int = 4096) -> 
 def mismatched_rows(store: CacheStore, pairs: PairDataset, rows: NDArray[np.int64]) -> list[int]:
     """Those of ``rows`` whose image bytes or captions are not the ones that were embedded."""
     known = store.row_hashes
-    return [row for row in rows.tolist() if row_hash(pairs[row]) != tuple(known[row].tolist())]
+    read = [side in pairs.sides for side in SIDES]
+    found = ((row, np.array(row_hash(pairs[row]), dtype=np.uint64)) for row in rows.tolist())
+    return [row for row, hashes in found if (hashes != known[row])[read].any()]

@@ -128,8 +128,14 @@ class BatchReader(Dataset[DistillBatch]):
         numbers = (step.draws * [len(pair.captions) for pair in pairs]).astype(np.int64)
         hashes = np.array([row_hash(pair) for pair in pairs], dtype=np.uint64)
         if self.store is not None:
-            self._check(rows, hashes, self.store.row_hashes[rows])
-        captions = [pair.captions[number] for pair, number in zip(pairs, numbers.tolist(), strict=True)]
+            known = self.store.row_hashes[rows]
+            unread = [side not in self.pairs.sides for side in ("image", "text")]
+            hashes[:, unread] = known[:, unread]  # what is not read is what the store says it is
+            self._check(rows, hashes, known)
+        captions = [
+            pair.captions[number] if pair.captions else ""
+            for pair, number in zip(pairs, numbers.tolist(), strict=True)
+        ]
         teacher = None if self.store is None else self.store.read(rows, numbers, self._targets(step))
         nothing = torch.empty(len(rows), 0)
         return DistillBatch(
@@ -172,7 +178,7 @@ class BatchReader(Dataset[DistillBatch]):
 
     def _pair(self, row: int) -> Pair:
         pair = self.pairs[row]
-        if not pair.captions:
+        if not pair.captions and "text" in self.pairs.sides:
             raise DataError(f"row {row:,} of the data has no caption; `mmkd cache-teacher` masks such rows")
         return pair
 

@@ -100,9 +100,14 @@ class _Table:
     names: tuple[str, ...] | None  # class names, where captions are made from labels
 
     def image(self, row: dict[str, Any]) -> bytes:
-        return _image_bytes(row[str(self.source.image_column)], self.folder)
+        column = self.source.image_column
+        return b"" if column is None else _image_bytes(row[column], self.folder)
 
-    def captions(self, value: Any) -> tuple[str, ...]:
+    def captions(self, row: dict[str, Any]) -> tuple[str, ...]:
+        column = self.source.caption_column
+        return () if column is None else self.texts(row[column])
+
+    def texts(self, value: Any) -> tuple[str, ...]:
         if self.names is not None and self.source.template is not None:
             known = isinstance(value, int) and 0 <= value < len(self.names)
             return (self.source.template.replace("{}", self.names[value]),) if known else ()
@@ -128,6 +133,7 @@ class PairDataset:
     Attributes:
         sources: the sources with every guess resolved.
         limit: rows kept of the whole; None for all.
+        sides: what is read of a pair: ``image``, ``text`` or both.
     """
 
     def __init__(self, tables: Sequence[_Table], limit: int | None = None) -> None:
@@ -136,6 +142,8 @@ class PairDataset:
         self._length = self._ends[-1] if limit is None else min(limit, self._ends[-1])
         self.limit = limit
         self.sources = [table.source for table in tables]
+        columns = {"image": tables[0].source.image_column, "text": tables[0].source.caption_column}
+        self.sides = tuple(side for side, column in columns.items() if column is not None)
 
     def __len__(self) -> int:
         return self._length
@@ -146,7 +154,7 @@ class PairDataset:
         which = bisect.bisect_right(self._ends, row)
         table = self._tables[which]
         values = table.rows[row - (self._ends[which - 1] if which else 0)]
-        return Pair(table.image(values), table.captions(values[str(table.source.caption_column)]))
+        return Pair(table.image(values), table.captions(values))
 
     @property
     def max_captions(self) -> int:
@@ -187,12 +195,15 @@ class LabelledDataset:
         return self._table.image(values), int(label)
 
 
-def open_pairs(sources: Sequence[DataSource], limit: int | None = None) -> PairDataset:
+def open_pairs(
+    sources: Sequence[DataSource], limit: int | None = None, *, sides: tuple[str, ...] = ("image", "text")
+) -> PairDataset:
     """Open ``sources`` and join them in order.
 
     Args:
         sources: at least one; columns are guessed where None.
         limit: rows to keep of the whole; None for all.
+        sides: what to read of a pair; a side left out needs no column, and is empty in every pair.
 
     Raises:
         DataError: a source cannot be opened, lacks a column, has no rows or no captions.
@@ -201,7 +212,7 @@ def open_pairs(sources: Sequence[DataSource], limit: int | None = None) -> PairD
         raise DataError("no data set was named; pass one with --data")
     if limit is not None and limit < 1:
         raise ConfigError(f"found a limit of {limit} rows; expected at least 1")
-    return PairDataset([_open_captioned(source) for source in sources], limit)
+    return PairDataset([_open_captioned(source, sides) for source in sources], limit)
 
 
 def open_labelled(
@@ -240,28 +251,33 @@ def row_hash(pair: Pair) -> tuple[int, int]:
     return xxhash.xxh3_64_intdigest(pair.image), xxhash.xxh3_64_intdigest(captions)
 
 
-def _open_captioned(source: DataSource) -> _Table:
+def _open_captioned(source: DataSource, sides: tuple[str, ...]) -> _Table:
     spec = source.spec
     if source.template is not None and "{}" not in source.template:
         raise ConfigError(
             f"the template {source.template!r} has no {{}}; expected one where the class name goes"
         )
     rows, split = open_table(spec, source.split, prefer=("train",))
-    image_column = choose_image_column(spec, rows.features, source.image_column)
-    caption_column = _choose_caption_column(source, rows.features, image_column)
-    names = _class_names(spec, rows.features[caption_column], caption_column)
+    image_column = caption_column = names = None
+    if "image" in sides:
+        image_column = choose_image_column(spec, rows.features, source.image_column)
+    if "text" in sides:
+        caption_column = _choose_caption_column(source, rows.features, image_column)
+        names = _class_names(spec, rows.features[caption_column], caption_column)
     template = None if names is None else source.template or DEFAULT_TEMPLATE
-    rows = cast_to_bytes(rows.select_columns([image_column, caption_column]), image_column)
+    rows = rows.select_columns([column for column in (image_column, caption_column) if column is not None])
+    if image_column is not None:
+        rows = cast_to_bytes(rows, image_column)
     resolved = DataSource(absolute_spec(spec), split, image_column, caption_column, template)
     table = _Table(rows, resolved, base_folder(spec), names)
-    if not any(table.captions(value) for value in table.caption_values()):
+    if caption_column is not None and not any(table.texts(value) for value in table.caption_values()):
         raise DataError(
             f"all captions in column {caption_column!r} of {spec} are empty; choose with --caption-column"
         )
     return table
 
 
-def _choose_caption_column(source: DataSource, features: Mapping[str, Any], image_column: str) -> str:
+def _choose_caption_column(source: DataSource, features: Mapping[str, Any], image_column: str | None) -> str:
     if source.caption_column is not None:
         return check_column(source.spec, features, source.caption_column, "--caption-column")
     label = _guess_label(features)
@@ -314,8 +330,8 @@ def _is_text(feature: Any) -> bool:
 def _longest_list(table: _Table) -> int:
     import pyarrow.compute as pc
 
-    column = str(table.source.caption_column)
-    feature = table.rows.features[column]
+    column = table.source.caption_column
+    feature = None if column is None else table.rows.features[column]
     if getattr(feature, "feature", None) is None:
         return 1
     batches = table.rows.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
