@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mmkd.batches import BatchReader, BatchStream
 from mmkd.checkpoints import Checkpoints
 from mmkd.cli.console import say
@@ -14,13 +16,14 @@ from mmkd.distributed import broadcast
 from mmkd.encoders import max_text_length
 from mmkd.files import atomic_folder
 from mmkd.heads import save_head
+from mmkd.losses.task import fitting_logit_bias
 from mmkd.mining import Share
 from mmkd.mining.refresh import Refresher, embed_rows
 from mmkd.model_card import write_model_card
 from mmkd.optimizer import Schedule, make_optimizer
 from mmkd.runs import FINISHED, Run, now
 from mmkd.sampling import BatchPlan
-from mmkd.step import PairStudent
+from mmkd.step import FIRST_LOGIT_BIAS, PairStudent
 from mmkd.students import Student
 from mmkd.training import Hooks, Prepared, fit, prepare, trained_weights
 from mmkd.validation import EvaluationLog
@@ -114,6 +117,7 @@ class TrainingLoop:
             self.student.head,
             learns_logit_scale=recipe.objective.uses_logit_scale,
             learns_logit_bias=recipe.objective.uses_logit_bias,
+            logit_bias=self._first_logit_bias(),
         )
         optimizer = make_optimizer(
             student, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
@@ -127,6 +131,14 @@ class TrainingLoop:
             clip.vision_model.compile()
             clip.text_model.compile(dynamic=True)
         return prepared
+
+    def _first_logit_bias(self) -> float:
+        """SigLIP's own for a student that knows nothing yet, else what fits the teacher's pairs."""
+        store, recipe = self.inputs.store, self.recipe
+        if store is None or recipe.init == "random" or not recipe.objective.uses_logit_bias:
+            return FIRST_LOGIT_BIAS
+        rows = self.inputs.rows[np.linspace(0, len(self.inputs.rows) - 1, 1_024, dtype=np.int64)]
+        return fitting_logit_bias(store.read(rows), float(self.student.clip.logit_scale.detach().exp()))
 
     def _hooks(
         self, prepared: Prepared, checkpoints: Checkpoints, log: EvaluationLog, progress: TrainingProgress

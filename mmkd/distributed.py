@@ -72,9 +72,9 @@ def start_accelerator(*, precision: str, tracker: str | None = None) -> "Acceler
     if wants_deepspeed:
         # Under ZeRO 3 transformers would make every model in pieces, before its weights are loaded into it; whole
         # on each process at first, it is divided when it is prepared.
-        from transformers.integrations import unset_hf_deepspeed_config
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-        unset_hf_deepspeed_config()
+        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
     return accelerator
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
 
 MAX_LOG_SCALE = math.log(100)  # CLIP's own bound, arXiv 2103.00020, section 2.5
-FIRST_LOGIT_BIAS = -10.0  # SigLIP, arXiv 2303.15343, section 3.2
+FIRST_LOGIT_BIAS = -10.0  # SigLIP, arXiv 2303.15343, section 3.2: for weights that know nothing yet
 
 
 class PairStudent(nn.Module):
@@ -30,6 +30,7 @@ class PairStudent(nn.Module):
         head: maps both sides' embeddings to the teacher's width, where the student's differs.
         learns_logit_scale: whether a loss has a gradient for the scale.
         learns_logit_bias: whether a loss has one for the bias; a CLIP has none, so it is not exported.
+        logit_bias: what it starts from.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class PairStudent(nn.Module):
         *,
         learns_logit_scale: bool = False,
         learns_logit_bias: bool = False,
+        logit_bias: float = FIRST_LOGIT_BIAS,
     ) -> None:
         super().__init__()
         self.clip = clip
         self.head = head
         clip.logit_scale.requires_grad_(learns_logit_scale)
-        self.logit_bias = nn.Parameter(torch.tensor([FIRST_LOGIT_BIAS]), requires_grad=learns_logit_bias)
+        self.logit_bias = nn.Parameter(torch.tensor([logit_bias]), requires_grad=learns_logit_bias)
 
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor

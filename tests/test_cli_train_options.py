@@ -190,3 +190,15 @@ def test_a_metric_that_is_not_measured_is_refused(workspace: Path, pairs_parquet
     done = mmkd("train", "--work", workspace, *SMALL, "--val-data", pairs_parquet, "--keep-best", "val/los")
     assert done.returncode == 1
     assert "--keep-best val/los is not measured; expected one of val/loss, val/recall@1" in done.stderr
+
+
+def test_siglip_starts_from_a_bias_that_fits_the_teachers_pairs(workspace: Path) -> None:
+    def checkpointed(*options: str) -> float:
+        run = train(
+            workspace, f"siglip{len(options)}", "--task", "siglip", "--kd", "none", "--lr", "1e-9", *options
+        )
+        (folder,) = (run / "checkpoints").iterdir()
+        return load_file(folder / "model.safetensors")["logit_bias"].item()
+
+    assert checkpointed("--init", "random") == pytest.approx(-10, abs=1e-3)
+    assert abs(checkpointed() + 10) > 1
