@@ -1,6 +1,7 @@
 """A finished cache as the core's ``TeacherStore``: rows in, embeddings out."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from mmkd.cache.origin import SIDES, teacher_differences
 from mmkd.cache.shard import check_file, map_shard, shard_fields
 from mmkd.data import DataSource, PairDataset, open_pairs, row_hash
 from mmkd.embeddings import Embeddings, TeacherSpec
-from mmkd.errors import DataError, StaleCacheError
+from mmkd.errors import ConfigError, DataError, StaleCacheError
 
 
 class CacheStore:
@@ -88,17 +89,28 @@ class CacheStore:
         columns = dict(zip(SIDES, (source.image_column, source.caption_column), strict=True))
         return tuple(side for side in SIDES if columns[side] is not None)
 
-    def open_pairs(self) -> PairDataset:
+    def open_pairs(self, data: Sequence[str] | None = None) -> PairDataset:
         """The pairs that the cache was made from.
 
+        Args:
+            data: where they are now, if they moved: a spec for each source.
+
         Raises:
+            ConfigError: there are more or fewer sources than ``data`` names.
             DataError: they cannot be opened, or an imported cache has neither captions nor images.
         """
+        sources = self.sources
+        if data:
+            if len(data) != len(sources):
+                raise ConfigError(
+                    f"the cache was made from {len(sources)} data sets, but --data names {len(data)}"
+                )
+            sources = [replace(source, spec=spec) for source, spec in zip(sources, data, strict=True)]
         if not self.readable:
             raise DataError(
                 f"{self.folder} was imported without captions and images; import it again with them"
             )
-        return open_pairs(self.sources, self.manifest.limit, sides=self.readable)
+        return open_pairs(sources, self.manifest.limit, sides=self.readable)
 
     @property
     def views(self) -> int:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from mmkd.cli.cache_export import cache_export
+from mmkd.cli.cache_import import cache_import
 from mmkd.cli.cache_teacher import cache_teacher
 from mmkd.cli.cache_verify import cache_verify
 from mmkd.cli.console import process_rank
@@ -64,6 +66,8 @@ def _root(
 
 app.command("cache-teacher")(cache_teacher)
 cache.command("verify")(cache_verify)
+cache.command("import")(cache_import)
+cache.command("export")(cache_export)
 app.add_typer(cache, name="cache")
 app.command("train", cls=SectionedCommand)(train)
 evaluate.command("zero-shot")(zero_shot)

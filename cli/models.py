@@ -83,6 +83,8 @@ def report_file(out: Path | None, students: Sequence[Subject], work: Path, name:
 
 def describe(spec: "TeacherSpec") -> str:
     """``openai/clip-vit-base-patch32 @ 3d74acf · 12 + 12 layers · 512-d``."""
+    if spec.layers is None:
+        return f"unknown teacher · {spec.dim}-d"
     path = Path(spec.model)
     short = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else spec.model
     revision = f" @ {spec.revision[:7]}" if spec.revision else ""
