@@ -11,6 +11,7 @@ import typer
 
 from mmkd.cli.cache_export import cache_export
 from mmkd.cli.cache_import import cache_import
+from mmkd.cli.cache_inspect import cache_inspect
 from mmkd.cli.cache_teacher import cache_teacher
 from mmkd.cli.cache_verify import cache_verify
 from mmkd.cli.console import process_rank
@@ -65,6 +66,7 @@ def _root(
 
 
 app.command("cache-teacher")(cache_teacher)
+cache.command("inspect")(cache_inspect)
 cache.command("verify")(cache_verify)
 cache.command("import")(cache_import)
 cache.command("export")(cache_export)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmkd.errors import ConfigError
 
@@ -50,3 +50,12 @@ def printable(text: str, *, limit: int | None = None) -> str:
         one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in " ".join(text.split())
     )
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
+
+
+def clean_json(value: Any) -> Any:
+    """A JSON value whose texts can be written as UTF-8, whatever a manifest held."""
+    if isinstance(value, dict):
+        return {clean_json(key): clean_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [clean_json(item) for item in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value

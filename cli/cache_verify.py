@@ -2,11 +2,11 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmkd.cli.cache_sources import load_cached_teacher, open_cached_pairs, printable
+from mmkd.cli.cache_sources import clean_json, load_cached_teacher, open_cached_pairs, printable
 from mmkd.cli.console import console, duration, progress, say
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.tables import align
@@ -76,7 +76,7 @@ def cache_verify(
     for line in table(report, again, seconds):
         console.print(line, markup=False, soft_wrap=True)
     if json is not None:
-        write_json(json, _clean(report.to_json() | {"reencoded": again.to_json() if again else None}))
+        write_json(json, clean_json(report.to_json() | {"reencoded": again.to_json() if again else None}))
     if not report.ok:
         _say_findings(report)
         raise typer.Exit(1)
@@ -174,12 +174,3 @@ def table(report: "VerifyReport", again: "Reencoded | None", seconds: float) -> 
 def _say_findings(report: "VerifyReport") -> None:
     for finding in report.findings:
         say("found", printable(str(finding)))
-
-
-def _clean(value: Any) -> Any:
-    """A JSON value whose texts can be written as UTF-8, whatever a manifest held."""
-    if isinstance(value, dict):
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_clean(item) for item in value]
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
