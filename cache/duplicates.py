@@ -89,7 +89,7 @@ class VectorIndex:
             if contents.max() > max(1, most):
                 most, group = int(contents.max()), int(contents.argmax())
                 shared = entries["row"][new_pair & (np.cumsum(new_vector) - 1 == group)]
-                rows = tuple(sorted(shared[:5].tolist()))
+                rows = tuple(np.sort(shared)[:5].tolist())
         return Duplicates(vectors, distinct, vectors - int(pairs), int(pairs) - distinct, rows)
 
     def close(self) -> None:

@@ -9,10 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from mmkd.cache.embed import Prepared, prepare
+from mmkd.cache.origin import teacher_differences
 from mmkd.cache.rows import RowReader
 from mmkd.cache.verify import Finding
 from mmkd.data import PairDataset
+from mmkd.embeddings import TeacherSpec
 from mmkd.encoders import PairEncoder
+from mmkd.errors import StaleCacheError
 
 LEAST_COSINE = 0.999
 _ANEW = "make the cache again with `mmkd cache-teacher --out NEW`"
@@ -59,7 +62,18 @@ def reencode(
         rows: how many to take; all where there are fewer.
         seed: of the choice.
         on_progress: called with the number of rows done.
+
+    Raises:
+        StaleCacheError: the data has another number of rows.
     """
+    if len(pairs) != len(reader):
+        raise StaleCacheError(
+            f"the cache holds {len(reader):,} rows, but the data has {len(pairs):,}; pass the --data that it was "
+            "made from"
+        )
+    teacher = list(_teacher_findings(reader.settings.teacher, encoder.spec))
+    if encoder.spec.dim != reader.settings.teacher.dim:
+        return Reencoded(0, 0, None, "", teacher)
     chosen = reader.sample(rows, np.random.default_rng(seed))
     wrong: dict[str, list[int]] = {"data": [], "masked": [], "cosine": []}
     cosines: list[tuple[float, str]] = []
@@ -81,8 +95,16 @@ def reencode(
         vectors += len(cosines)
         lowest = min([lowest, *cosines], key=lambda one: -2.0 if np.isnan(one[0]) else one[0])
         on_progress(min(first + step, len(chosen)))
-    found = list(_findings(wrong, *lowest))
+    found = [*teacher, *_findings(wrong, *lowest)]
     return Reencoded(len(chosen), vectors, lowest[0] if vectors else None, lowest[1], found)
+
+
+def _teacher_findings(made_by: TeacherSpec, now: TeacherSpec) -> Iterator[Finding]:
+    if changed := teacher_differences(made_by, now):
+        found = f"has other {', '.join(changed).replace('(here', '(now')}"
+        yield Finding(
+            "reencode teacher", "teacher", found, "the one that made the cache", "pass the right --teacher"
+        )
 
 
 def _embed(

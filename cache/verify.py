@@ -160,7 +160,8 @@ def _mend(folder: Path) -> str:
 def _claim_findings(claims: Claims) -> Iterator[Finding]:
     folder, settings = claims.folder, claims.settings
     for name, reason in claims.refused.items():
-        yield Finding("record", name, f"cannot be used ({reason})", "what mmkd wrote", _mend(folder))
+        found = f"cannot be used ({reason})" if (folder / name).is_file() else "is missing"
+        yield Finding("record", name, found, "what mmkd wrote", _mend(folder))
     if settings is None:
         yield _no_settings(claims)
         return

@@ -48,6 +48,7 @@ class Pictures:
 
     def __init__(self, reader: "RowReader", pairs: "PairDataset | None") -> None:
         self._reader, self._pairs = reader, pairs
+        self._last: tuple[int, Pair | str] | None = None
 
     def caption(self, row: int, *, limit: int = MAX_CAPTION) -> str:
         """A row's first caption as one line, or why it cannot be shown, in brackets."""
@@ -78,6 +79,11 @@ class Pictures:
         return base64.b64encode(stream.getvalue()).decode("ascii")
 
     def _pair(self, row: int) -> "Pair | str":
+        if self._last is None or self._last[0] != row:
+            self._last = row, self._read(row)
+        return self._last[1]
+
+    def _read(self, row: int) -> "Pair | str":
         from mmkd.data import row_hash
 
         if self._pairs is None or row >= len(self._pairs):
