@@ -230,9 +230,9 @@ def _make_shard(plan: ImportPlan, index: int, rows: _Rows) -> tuple[dict[str, ND
             if good[row]:
                 reasons[row] = reason
                 _mask(arrays, here.start + row)
-        for reason in reasons:
-            if reason is not None:
-                masked[reason] = masked.get(reason, 0) + 1
+        for why in reasons:
+            if why is not None:
+                masked[why] = masked.get(why, 0) + 1
     return arrays, masked
 
 

@@ -132,7 +132,7 @@ def read_lines(path: Path) -> list[str]:
     with _explained(path, "a UTF-8 text file"):
         if path.stat().st_size > MAX_UNPACKED:
             raise DataError(f"{path} has {path.stat().st_size:,} bytes; write the texts as Parquet instead")
-        text = path.read_text(encoding="utf-8", newline="")
+        text = path.read_bytes().decode("utf-8")
     lines = text.split("\n")
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 

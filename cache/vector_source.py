@@ -163,9 +163,9 @@ def _open_clip_retrieval(path: Path, columns: Columns) -> VectorSource:
         vectors = {side: map_npy(found[side][number]) for side in SIDES if found[side]}
         table = _whole_table(tables[number]) if tables else None
         parts.append(Part(vectors.get("image"), vectors.get("text"), table))
-    files = tuple(files[number] for number in numbers for _, files in kinds)
+    read = tuple(files[number] for number in numbers for _, files in kinds)
     known = parts[0].table.columns if parts[0].table is not None else ()
-    return VectorSource(path, "clip-retrieval", files, tuple(parts), _caption(path, known, columns.caption))
+    return VectorSource(path, "clip-retrieval", read, tuple(parts), _caption(path, known, columns.caption))
 
 
 def _numbered(folder: Path, stem: str, suffix: str) -> dict[int, Path]:

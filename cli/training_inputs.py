@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd.cli.console import say
+from mmkd.cli.console import say, warn
+from mmkd.cli.imported_inputs import (
+    check_width,
+    open_student_folder,
+    refuse_absent_sides,
+    teacher_is_unknown,
+)
 from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec, resolve_model
 from mmkd.errors import ConfigError, ModelError, StaleCacheError
 from mmkd.recipe import LIMIT_SEED, Recipe
@@ -37,6 +43,7 @@ class Inputs:
         model: the teacher's hub id or folder, or the folder of ``--model-config``.
         revision: the teacher's commit on the Hub.
         store: the teacher's embeddings; ``None`` for a CLIP from scratch.
+        has_teacher: whether ``model`` is a teacher, whose shape and weights the student may take.
     """
 
     pairs: "PairDataset"
@@ -46,42 +53,37 @@ class Inputs:
     model: str
     revision: str | None
     store: "CacheStore | None"
+    has_teacher: bool = True
 
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says of them."""
         sources = [source.to_json() for source in self.pairs.sources]
-        if self.store is None:
-            return {
-                "teacher": None,
-                "cache": None,
-                "data": sources,
-                "pairs": len(self.rows),
-                "model_config": self.model,
-            }
-        return {
-            "teacher": asdict(self.store.spec)
-            | {"model": self.model, "layers": list(self.store.spec.layers)},
-            "cache": {"path": str(self.store.folder.resolve()), "key": self.store.key},
+        spec = None if self.store is None else asdict(self.store.spec) | {"model": self.model}
+        folder = (
+            None if self.store is None else {"path": str(self.store.folder.resolve()), "key": self.store.key}
+        )
+        record = {
+            "teacher": spec if self.has_teacher else None,
+            "cache": folder,
             "data": sources,
             "pairs": len(self.rows),
         }
+        return record if self.has_teacher else record | {"model_config": self.model}
 
     def settings(self) -> dict[str, Any]:
         """The options that name them, as ``mmkd train --config`` reads them."""
+        config = {} if self.has_teacher else {"model-config": str(Path(self.model) / "config.json")}
         if self.store is None:
-            return {
-                "model-config": str(Path(self.model) / "config.json"),
-                "data": [source.spec for source in self.pairs.sources],
-            }
-        return {"cache": str(self.store.folder.resolve())}
+            return config | {"data": [source.spec for source in self.pairs.sources]}
+        return config | {"cache": str(self.store.folder.resolve())}
 
     def build_student(self, recipe: Recipe) -> "Student":
         """The student before its first step."""
-        from mmkd.students import Student, build_student, random_clip
+        from mmkd.students import build_student, student_of_config
 
-        if self.store is None:
+        if not self.has_teacher:
             config = read_clip_config(Path(self.model), name=self.model)
-            return Student(random_clip(config, seed=recipe.seed))
+            return student_of_config(config, recipe.shape.towers, seed=recipe.seed)
         return build_student(
             self.model, recipe.shape, init=recipe.init, seed=recipe.seed, revision=self.revision
         )
@@ -90,7 +92,7 @@ class Inputs:
         """Where the student's weights come from, unless it was chosen."""
         from mmkd.students import default_init
 
-        if self.store is None:
+        if not self.has_teacher:
             return "random"
         return default_init(self.model, recipe.shape, revision=self.revision)
 
@@ -147,6 +149,18 @@ class Inputs:
         """Views of each image that there are targets for."""
         return 1 if self.store is None else self.store.views
 
+    def _made_by(self) -> str:
+        assert self.store is not None
+        imported = self.store.manifest.settings.imported
+        if imported is None:
+            return f"made by {self.model}"
+        sides = f"imported {' and '.join(imported.sides)} vectors"
+        return (
+            f"{sides}, said to be of {self.model}"
+            if self.store.spec.known
+            else f"{sides} of an unknown teacher"
+        )
+
     def describe_views(self, recipe: Recipe) -> None:
         """Say which views are shown, where they are not the untouched images against their own targets."""
         if recipe.mismatched is not None:
@@ -162,7 +176,12 @@ class Inputs:
             for line in self.pairs.describe():
                 say("data", line)
         else:
-            say("cache", f"{self.store.folder} · {len(self.rows):,} pairs · made by {self.model} ✓ verified")
+            say("cache", f"{self.store.folder} · {len(self.rows):,} pairs · {self._made_by()} ✓ verified")
+            if not self.store.spec.known:
+                warn(
+                    "the teacher could not be checked: the cache does not say what made its vectors"
+                    + (f", and {self.model} was taken on your word" if self.has_teacher else "")
+                )
         self.describe_views(recipe)
         say("student", student.describe(recipe.init or "random", recipe.towers))
         say("loss", recipe.objective.describe())
@@ -189,6 +208,9 @@ def open_inputs(
         CacheError, DataError, ModelError: something cannot be opened.
     """
     if model_config is not None:
+        learns_from_cache = recipe.objective.needs_teacher or recipe.towers != "both"
+        if learns_from_cache and teacher_is_unknown(cache):
+            return _open_without_teacher(recipe, cache, data, model_config)
         return _open_from_scratch(recipe, data, model_config)
     return _open_cached(recipe, cache, data, teacher)
 
@@ -207,15 +229,29 @@ def _open_from_scratch(recipe: Recipe, data: list[str] | None, model_config: Pat
     _refuse_teachers_options(recipe)
     if not data:
         raise ConfigError("--model-config trains without a cache, so it needs the pairs: pass --data")
-    if model_config.name != "config.json" or not model_config.is_file():
-        raise ModelError(
-            f"{model_config} is not the config.json of a CLIP; expected one with tokenizer and processor beside it"
-        )
-    folder = model_config.parent
-    image_processor, tokenizer = load_processors(folder, name=str(folder))
+    folder, image_processor, tokenizer = open_student_folder(model_config)
     pairs = open_pairs([DataSource(spec) for spec in data])
     rows = _subset(np.arange(len(pairs), dtype=np.int64), recipe.limit)
-    return Inputs(pairs, rows, image_processor, tokenizer, str(folder.resolve()), None, None)
+    return Inputs(
+        pairs, rows, image_processor, tokenizer, str(folder.resolve()), None, None, has_teacher=False
+    )
+
+
+def _open_without_teacher(recipe: Recipe, cache: Path, data: list[str] | None, model_config: Path) -> Inputs:
+    """A cache that does not say what made it, and a student that says itself what it is."""
+    from mmkd.cache.store import check_data, open_cache
+
+    _refuse_teachers_shape(recipe)
+    folder, image_processor, tokenizer = open_student_folder(model_config)
+    store = open_cache(cache, verify=True)
+    refuse_absent_sides(recipe, store)
+    check_width(store, folder)
+    pairs = store.open_pairs(data)
+    check_data(store, pairs)
+    rows = _subset(np.flatnonzero(store.valid).astype(np.int64), recipe.limit)
+    return Inputs(
+        pairs, rows, image_processor, tokenizer, str(folder.resolve()), None, store, has_teacher=False
+    )
 
 
 def _refuse_teachers_options(recipe: Recipe) -> None:
@@ -225,9 +261,18 @@ def _refuse_teachers_options(recipe: Recipe) -> None:
             f"--towers {recipe.towers} needs the teacher's cached embeddings, and --model-config trains without a "
             "cache; leave one of them out"
         )
+    if recipe.bank:
+        raise ConfigError(
+            f"--bank {recipe.bank} is for a student of a cached teacher; with --model-config leave it out"
+        )
+    _refuse_teachers_shape(recipe)
+
+
+def _refuse_teachers_shape(recipe: Recipe) -> None:
+    """Refuse what says how a student differs from its teacher."""
     if recipe.init not in {None, "random"}:
         raise ConfigError(f"--init {recipe.init} needs a teacher, and --model-config has none; leave it out")
-    for name in ("depth", "width", "student_config", "bank"):
+    for name in ("depth", "width", "student_config"):
         if value := getattr(recipe, name):
             option = "--" + name.replace("_", "-")
             raise ConfigError(
@@ -236,23 +281,19 @@ def _refuse_teachers_options(recipe: Recipe) -> None:
 
 
 def _open_cached(recipe: Recipe, cache: Path, data: list[str] | None, teacher: str | None) -> Inputs:
-    from dataclasses import replace
-
     from mmkd.cache.store import check_data, check_teacher, open_cache
-    from mmkd.data import open_pairs
 
     store = open_cache(cache, verify=True)
+    if teacher is None and not store.spec.known:
+        raise ConfigError(
+            f"{cache} does not say what made its vectors; pass --teacher, or for a student with random weights "
+            "--model-config FOLDER/config.json with its tokenizer beside it"
+        )
+    refuse_absent_sides(recipe, store)
     model = teacher or store.spec.model
     revision = None if Path(model).is_dir() else store.spec.revision
     check_teacher(store, read_teacher_spec(model, revision=revision))
-    sources = store.manifest.sources
-    if data:
-        if len(data) != len(sources):
-            raise ConfigError(
-                f"the cache was made from {len(sources)} data sets, but --data names {len(data)}"
-            )
-        sources = [replace(source, spec=spec) for source, spec in zip(sources, data, strict=True)]
-    pairs = open_pairs(sources, store.manifest.limit)
+    pairs = store.open_pairs(data)
     check_data(store, pairs)
     image_processor, tokenizer = load_processors(resolve_model(model, revision=revision), name=model)
     rows = _subset(np.flatnonzero(store.valid).astype(np.int64), recipe.limit)

@@ -7,6 +7,7 @@ from mmkd.cli.console import say
 from mmkd.data import DataSource, open_pairs
 from mmkd.embeddings import TeacherSpec
 from mmkd.encoders import PairEncoder, tower_layers
+from mmkd.errors import ConfigError
 from mmkd.evaluation.tasks import open_task, read_templates
 from mmkd.validation import Validator
 
@@ -29,6 +30,11 @@ def open_validator(
     """
     if not (settings["val_data"] or settings["eval_data"]):
         return None
+    if student.untrained is not None:
+        raise ConfigError(
+            f"--val-data and --eval-data compare images with texts, and the student's {student.untrained} tower is not "
+            "trained; leave them out"
+        )
     pairs = None
     if settings["val_data"]:
         pairs = open_pairs([DataSource(spec) for spec in settings["val_data"]])

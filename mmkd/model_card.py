@@ -35,8 +35,14 @@ def model_card(run: Run, *, head: bool = False) -> str:
         f"distilled from `{_shown(teacher['model'])}`"
         + (f" at `{teacher['revision']}`" if teacher["revision"] else "")
         if teacher
-        else "trained from scratch"
+        else (
+            "distilled from embeddings of an unknown teacher"
+            if record.get("cache")
+            else "trained from scratch"
+        )
     )
+    untrained = {"image": "text", "text": "image"}.get("" if teacher else recipe["towers"])
+    caution = f"\n**Its {untrained} tower is not trained: its weights are random.**\n" if untrained else ""
     rows = {
         "pairs": f"{record['pairs']:,}",
         "data": ", ".join(f"`{_shown(spec)}`" for spec in data),
@@ -58,7 +64,7 @@ def model_card(run: Run, *, head: bool = False) -> str:
 # {run.folder.name}
 
 A CLIP {origin} with mmkd.
-
+{caution}
 {_loading(f"{run.folder.name}/student", head=head)}
 
 | | |

@@ -37,10 +37,13 @@ class Student:
     Attributes:
         clip: the student; a tower that is not trained needs no gradient.
         head: its projection into the teacher's space; ``None`` where their dimensions are the same.
+        untrained: the side whose tower has random weights and is not trained, where there is no teacher to take
+            it from.
     """
 
     clip: "CLIPModel"
     head: ProjectionHead | None = None
+    untrained: str | None = None
 
     def describe(self, init: Init, towers: Towers) -> str:
         """``6 + 6 layers, every other layer of the teacher · 84.2M parameters``, and what else it is."""
@@ -50,9 +53,11 @@ class Student:
         if len(TRAINED[towers]) == 1:
             (name,) = TRAINED[towers]
             other = "text" if name == "vision" else "vision"
+            rest = f"{one[other].num_hidden_layers} layers, frozen"
             parts = [
                 f"{_SIDES[name]}: {one[name].num_hidden_layers} layers of width {one[name].hidden_size}, {origin}",
-                f"{_SIDES[other]}: the teacher's own {one[other].num_hidden_layers} layers, frozen",
+                f"{_SIDES[other]}: "
+                + (f"untrained, {rest}" if self.untrained else f"the teacher's own {rest}"),
             ]
         else:
             layers, widths = (
@@ -138,12 +143,23 @@ def build_student(
     wanted = _inherited_names(clip, init, shape.towers)
     if wanted:
         _inherit(clip, folder, _chosen_layers(config, theirs, init, shape.towers), wanted)
-    for tower in _PARTS.keys() - TRAINED[shape.towers]:
-        for part in _PARTS[tower]:
-            getattr(clip, part).requires_grad_(False)
+    _freeze(clip, shape.towers)
     teachers_head = load_head(folder, theirs.projection_dim)
     head = _make_head(config, theirs, teachers_head, init=init, towers=shape.towers, seed=seed)
     return Student(clip, head)
+
+
+def student_of_config(config: Any, towers: Towers, *, seed: int) -> Student:
+    """A student without a teacher: random weights, in float32 on the CPU.
+
+    Args:
+        config: its ``CLIPConfig``.
+        towers: which are trained; any other is frozen as it is.
+        seed: of the initialisation.
+    """
+    clip = random_clip(config, seed=seed)
+    frozen = _freeze(clip, towers)
+    return Student(clip, untrained=_SIDES[frozen[0]] if frozen else None)
 
 
 def default_init(teacher: str | Path, shape: StudentShape, *, revision: str | None = None) -> Init:
@@ -176,6 +192,15 @@ def inherited_layers(teacher_layers: int, depth: int, init: Init) -> list[int]:
 def count_parameters(model: torch.nn.Module, *, trained: bool = False) -> int:
     """Number of weights; with ``trained`` only those that need a gradient."""
     return sum(one.numel() for one in model.parameters() if one.requires_grad or not trained)
+
+
+def _freeze(clip: "CLIPModel", towers: Towers) -> list[str]:
+    """Stop the gradient of the towers that are not trained; gives their names."""
+    frozen = [tower for tower in _PARTS if tower not in TRAINED[towers]]
+    for tower in frozen:
+        for part in _PARTS[tower]:
+            getattr(clip, part).requires_grad_(False)
+    return frozen
 
 
 def _inherited_names(clip: "CLIPModel", init: Init, towers: Towers) -> set[str]:
