@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,12 +55,21 @@ class _Window:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A student and its optimizer, both wrapped by Accelerate, and the average of its weights, if wanted."""
+    """A student and its optimizer, both wrapped by Accelerate.
+
+    Attributes:
+        accelerator: that wrapped them.
+        student: the wrapped ``PairStudent``.
+        optimizer: the wrapped optimizer.
+        average: the moving average of the weights, if wanted.
+        frozen: weights that are not trained, as they came: DeepSpeed rounds its own to the run's precision.
+    """
 
     accelerator: "Accelerator"
     student: nn.Module
     optimizer: Any
     average: MovingAverage | None = None
+    frozen: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def clip(self) -> "CLIPModel":
@@ -97,18 +106,28 @@ def prepare(
             raise ConfigError(
                 "--ema needs the whole weights on each process, which ZeRO 3 splits; use configs/accelerate/zero2.yaml"
             )
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = batch
-        plugin.deepspeed_config["gradient_accumulation_steps"] = (
-            1  # backward_step says which chunk is the last
-        )
-        plugin.deepspeed_config["gradient_clipping"] = clip_grad
-        # DeepSpeed 0.19 broadcasts each weight viewed as bytes, which a scalar, the logit scale, cannot be.
-        for parameter in student.parameters():
-            if parameter.ndim == 0:
-                parameter.data = parameter.data.reshape(1)
+        _configure_deepspeed(plugin.deepspeed_config, student, batch=batch, clip_grad=clip_grad)
+    frozen = {name: p.detach().clone() for name, p in student.named_parameters() if not p.requires_grad}
     wrapped, wrapped_optimizer = accelerator.prepare(student, optimizer)
     average = MovingAverage(accelerator.unwrap_model(wrapped), ema) if ema else None
-    return Prepared(accelerator, wrapped, wrapped_optimizer, average)
+    return Prepared(accelerator, wrapped, wrapped_optimizer, average, frozen if plugin is not None else {})
+
+
+def _configure_deepspeed(
+    config: dict[str, Any], student: PairStudent, *, batch: int, clip_grad: float
+) -> None:
+    config["train_micro_batch_size_per_gpu"] = batch
+    config["gradient_accumulation_steps"] = 1  # backward_step says which chunk is the last
+    config["gradient_clipping"] = clip_grad
+    # Its own 500 million elements are a buffer of 1 GB in bf16, more than a half-depth B/32 and its optimizer.
+    zero = config.setdefault("zero_optimization", {})
+    trained = sum(parameter.numel() for parameter in student.parameters() if parameter.requires_grad)
+    if zero.get("reduce_bucket_size", "auto") == "auto":
+        zero["reduce_bucket_size"] = min(500_000_000, trained)
+    # DeepSpeed 0.19 broadcasts each weight viewed as bytes, which a scalar, the logit scale, cannot be.
+    for parameter in student.parameters():
+        if parameter.ndim == 0:
+            parameter.data = parameter.data.reshape(1)
 
 
 @dataclass(frozen=True)
@@ -205,6 +224,9 @@ def trained_weights(prepared: Prepared) -> tuple[dict[str, Tensor], dict[str, Te
     Every process must call it.
     """
     weights = prepared.accelerator.get_state_dict(prepared.student) or {}
+    if prepared.accelerator.distributed_type == "DEEPSPEED":
+        exact = _exact_weights(prepared)  # a collective, too
+        weights = {name: exact.get(name, tensor) for name, tensor in weights.items()}
     if prepared.average is not None and weights:
         weights = prepared.average.over(weights)
     clip, head = (
@@ -218,3 +240,16 @@ def trained_weights(prepared: Prepared) -> tuple[dict[str, Tensor], dict[str, Te
     if "logit_scale" in clip:
         clip["logit_scale"] = clip["logit_scale"].reshape(()).clamp(max=MAX_LOG_SCALE)
     return clip, head
+
+
+def _exact_weights(prepared: Prepared) -> dict[str, Tensor]:
+    """Under DeepSpeed, which trains in bf16 or fp16 on float32 masters: the masters, and what was never trained."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    masters = {
+        name: safe_get_full_fp32_param(parameter)
+        for name, parameter in prepared.accelerator.unwrap_model(prepared.student).named_parameters()
+        if parameter.requires_grad
+    }
+    found = {name: master for name, master in masters.items() if master is not None}  # ZeRO 0 keeps none
+    return {**found, **prepared.frozen}
