@@ -218,6 +218,13 @@ def spoil(name: str, folder: Path) -> tuple[Path, Columns]:  # noqa: PLR0911, PL
         raw = (folder / "text.npy").read_bytes().replace(b"(24, 32), }         ", b"(64000000000, 32), }")
         (folder / "text.npy").write_bytes(raw)
         return folder / "text.npy", Columns()
+    if name == "claim-npz":
+        npz(folder / "small.npz", text=np.zeros((24, 32), np.float32))
+        with zipfile.ZipFile(folder / "small.npz") as archive:
+            raw = archive.read("text.npy").replace(b"(24, 32), }         ", b"(64000000000, 32), }")
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("text.npy", raw)
+        return file, Columns(text="text")
     if name == "bomb":
         with (
             zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -255,6 +262,7 @@ def spoil(name: str, folder: Path) -> tuple[Path, Columns]:  # noqa: PLR0911, PL
         ("lines", "text.txt has 2 texts, but .*text.npy 24 vectors; expected a text a row"),
         ("short", "cannot read .*text.npy as an .npy file of vectors"),
         ("claim", "cannot read .*text.npy as an .npy file of vectors"),
+        ("claim-npz", "its header claims 8,192,000,000,000 bytes, and it has 3,072"),
         ("bomb", "unpacks to 4,194,304 bytes, .* save it as an .npy file"),
         ("parts", "text_emb has no part 1, which others"),
         ("metadata", "metadata_0.parquet has 11 texts, but .*img_emb_0.npy 12 vectors"),
