@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mmkd.cache.duplicates import VectorIndex
 
-_BLOCK_BYTES = 8 << 20
+_BLOCK_BYTES = 4 << 20
+_CACHED = 1 << 18  # numbers whose float32 copy stays in the processor's cache
 UNIT = "unit vectors"
 
 _EXPECTED = {
@@ -99,10 +100,23 @@ def check_contents(
                 found.same_views += int((same & valid).sum())
         if "text" in block:
             room = block["text"].shape[1]
-            found.add("captions", np.where(valid, (captions < 1) | (captions > room), captions != 0), rows)
+            fits: NDArray[np.bool_] = (captions >= valid) & (captions <= valid * room)
+            found.add("captions", ~fits, rows)
             wanted = valid[:, None] & (np.arange(room) < captions[:, None])
             good = _check_side(found, "text", block, wanted, rows)
             _index(indices["text"], block["text"], good, block["row_hash"][:, 1], rows)
+    return found
+
+
+def vector_norms(vectors: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Lengths (B, N) of vectors (B, N, D) in float32; NaN or infinite where a vector holds such numbers."""
+    halves = torch.from_numpy(vectors)
+    norms = torch.empty(halves.shape[:-1])
+    step = max(1, _CACHED // max(1, halves[0].numel()))
+    for start in range(0, len(halves), step):
+        part = halves[start : start + step].float()
+        norms[start : start + step] = part.mul_(part).sum(-1).sqrt_()
+    found: NDArray[np.float32] = norms.numpy()
     return found
 
 
@@ -111,7 +125,7 @@ def _check_side(
 ) -> NDArray[np.bool_]:
     """Note the faults of vectors (B, N, D); True (B, N) where there is a vector without fault."""
     vectors, lengths = block[side], block[f"{side}_norm"]
-    norms = torch.linalg.vector_norm(torch.from_numpy(vectors), dim=-1, dtype=torch.float32).numpy()
+    norms = vector_norms(vectors)
     finite, zero = np.isfinite(norms), norms == 0
     # Each component is rounded by at most 2^-11 of itself, or 2^-25 where it is subnormal.
     tolerance = 2.0**-11 + 2.0**-24 * vectors.shape[-1] ** 0.5
@@ -133,4 +147,5 @@ def _index(
     rows: int,
 ) -> None:
     which = np.nonzero(good)[0]
-    index.add(vectors[good], contents[which], which + rows)
+    chosen = vectors.reshape(-1, vectors.shape[-1]) if good.all() else vectors[good]
+    index.add(chosen, contents[which], which + rows)
