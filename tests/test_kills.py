@@ -11,6 +11,7 @@ import random
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -294,20 +295,23 @@ def test_killed_just_before_anything_gets_its_name(trainings, references, tmp_pa
 
 def train_as_a_pair_until(step: int, run: Path) -> None:
     """Resume under two processes, and kill both once a checkpoint of ``step`` or later is there."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mmkd"]
-    with (
-        run.with_suffix(".pair.log").open("w") as log,
-        subprocess.Popen(
-            [sys.executable, *launcher, "train", "--out", str(run), "--resume"],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-            stderr=log,
-            start_new_session=True,
-        ) as pair,
-    ):
-        while pair.poll() is None and newest_checkpoint(run) < step:
-            time.sleep(0.01)
-        if pair.returncode is None:
-            os.killpg(pair.pid, signal.SIGKILL)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    environment = {**os.environ, **places, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "mmkd", "train", "--out", str(run), "--resume"]
+    with run.with_suffix(".pair.log").open("w") as log:
+        # Not by torchrun, which gives its processes sessions of their own: they would survive it.
+        pair = [
+            subprocess.Popen(
+                command, env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=log
+            )
+            for rank in range(2)
+        ]
+    while newest_checkpoint(run) < step and all(process.poll() is None for process in pair):
+        time.sleep(0.01)
+    for process in pair:
+        process.kill()
+        process.wait()
     assert newest_checkpoint(run) >= step, run.with_suffix(".pair.log").read_text()
 
 
