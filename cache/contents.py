@@ -100,8 +100,8 @@ def check_contents(
                 found.same_views += int((same & valid).sum())
         if "text" in block:
             room = block["text"].shape[1]
-            fits: NDArray[np.bool_] = (captions >= valid) & (captions <= valid * room)
-            found.add("captions", ~fits, rows)
+            wrong = (captions < valid) | (captions > valid * room)
+            found.add("captions", np.asarray(wrong), rows)
             wanted = valid[:, None] & (np.arange(room) < captions[:, None])
             good = _check_side(found, "text", block, wanted, rows)
             _index(indices["text"], block["text"], good, block["row_hash"][:, 1], rows)
@@ -126,10 +126,11 @@ def _check_side(
     """Note the faults of vectors (B, N, D); True (B, N) where there is a vector without fault."""
     vectors, lengths = block[side], block[f"{side}_norm"]
     norms = vector_norms(vectors)
-    finite, zero = np.isfinite(norms), norms == 0
+    finite: NDArray[np.bool_] = np.isfinite(norms)
+    zero: NDArray[np.bool_] = norms == 0
     # Each component is rounded by at most 2^-11 of itself, or 2^-25 where it is subnormal.
     tolerance = 2.0**-11 + 2.0**-24 * vectors.shape[-1] ** 0.5
-    wrong_norm = finite & ~zero & ~(np.abs(norms - 1) <= tolerance)
+    wrong_norm: NDArray[np.bool_] = finite & ~zero & ~(np.abs(norms - 1) <= tolerance)
     found.add(f"{side} not finite", (wanted & ~finite).any(1), rows)
     found.add(f"{side} zero", (wanted & zero).any(1), rows)
     found.add(f"{side} norm", (wanted & wrong_norm).any(1), rows)
