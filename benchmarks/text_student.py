@@ -191,10 +191,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("build/text-student"))
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--lr", default="5e-4")
+    parser.add_argument("--lr", default="1e-3")
     parser.add_argument("--kd", default="mse+cos")
     options = parser.parse_args()
     folder = SHARED / "clip-embeddings"

@@ -101,7 +101,7 @@ def _teacher(teacher: str | None, revision: str | None) -> "TeacherSpec | None":
     from mmkd.cli.models import describe
 
     spec = read_teacher_spec(teacher, revision=revision)
-    say("teacher", f"{describe(spec)} · taken on your word: `mmkd cache verify --reencode` compares")
+    say("teacher", f"{describe(spec)} · taken on your word")
     return spec
 
 

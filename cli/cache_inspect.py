@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmkd.cli.cache_pictures import Pictures, write_page
-from mmkd.cli.cache_sources import clean_json, open_cached_pairs, printable
+from mmkd.cli.cache_sources import clean_json, printable
 from mmkd.cli.cache_verify import CacheFolder, Data
 from mmkd.cli.console import console, progress, say, warn
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
@@ -55,7 +55,7 @@ def cache_inspect(
     found = _look(reader, rows, neighbours, seed)
     facts = [*_made_by(manifest), *_spread(found)]
     console.print("\n".join(align([("cache", printable(str(folder))), *facts])), markup=False, soft_wrap=True)
-    pairs, note = _open(manifest, data) if found.neighbourhoods else (None, "")
+    pairs, note = _open(folder, manifest, data) if found.neighbourhoods else (None, "")
     pictures = Pictures(reader, pairs)
     for line in _neighbours(found, pictures):
         console.print(line, markup=False, soft_wrap=True)
@@ -88,9 +88,13 @@ def _look(reader: "RowReader", rows: int, neighbours: int, seed: int) -> "Overvi
         )
 
 
-def _open(manifest: "CacheManifest", data: list[str] | None) -> "tuple[PairDataset | None, str]":
+def _open(
+    folder: Path, manifest: "CacheManifest", data: list[str] | None
+) -> "tuple[PairDataset | None, str]":
+    from mmkd.cache.store import CacheStore
+
     try:
-        return open_cached_pairs(manifest.settings, data), ""
+        return CacheStore(folder, manifest).open_pairs(data), ""
     except MmkdError as error:
         if data:
             raise
