@@ -166,7 +166,8 @@ def embed(student: Path, texts: list[str]) -> Floats:
     from mmkd.encoders import load_encoder
 
     vectors: Floats = load_encoder(student).encode_texts(texts).numpy().astype(np.float64)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 def table(rows: dict[str, tuple[Scores, Scores]]) -> str:
