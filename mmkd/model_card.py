@@ -1,6 +1,7 @@
 """The model card of a student, written from its run."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -31,18 +32,7 @@ def model_card(run: Run, *, head: bool = False) -> str:
     }
     if teacher and not Path(teacher["model"]).exists():
         metadata["base_model"] = teacher["model"]
-    origin = (
-        f"distilled from `{_shown(teacher['model'])}`"
-        + (f" at `{teacher['revision']}`" if teacher["revision"] else "")
-        if teacher
-        else (
-            "distilled from embeddings of an unknown teacher"
-            if record.get("cache")
-            else "trained from scratch"
-        )
-    )
-    untrained = {"image": "text", "text": "image"}.get("" if teacher else recipe["towers"])
-    caution = f"\n**Its {untrained} tower is not trained: its weights are random.**\n" if untrained else ""
+    origin, caution = _origin(record), _caution(record)
     rows = {
         "pairs": f"{record['pairs']:,}",
         "data": ", ".join(f"`{_shown(spec)}`" for spec in data),
@@ -74,6 +64,24 @@ A CLIP {origin} with mmkd.
 Not evaluated here: run `mmkd eval zero-shot --model {run.folder.name}` for its scores beside its teacher's and beside
 chance, and `mmkd eval bias` before anyone draws conclusions about people from it.
 """
+
+
+def _origin(record: dict[str, Any]) -> str:
+    teacher = record.get("teacher")
+    if teacher:
+        revision = f" at `{teacher['revision']}`" if teacher["revision"] else ""
+        return f"distilled from `{_shown(teacher['model'])}`{revision}"
+    return (
+        "distilled from embeddings of an unknown teacher" if record.get("cache") else "trained from scratch"
+    )
+
+
+def _caution(record: dict[str, Any]) -> str:
+    """Where there is no teacher to take it from, a tower that is not trained has random weights."""
+    untrained = {"image": "text", "text": "image"}.get(record["recipe"]["towers"])
+    if record.get("teacher") or untrained is None:
+        return ""
+    return f"\n**Its {untrained} tower is not trained: its weights are random.**\n"
 
 
 def _loading(folder: str, *, head: bool) -> str:
