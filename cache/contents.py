@@ -131,11 +131,11 @@ def _check_side(
     # Each component is rounded by at most 2^-11 of itself, or 2^-25 where it is subnormal.
     tolerance = 2.0**-11 + 2.0**-24 * vectors.shape[-1] ** 0.5
     wrong_norm: NDArray[np.bool_] = finite & ~zero & ~(np.abs(norms - 1) <= tolerance)
-    found.add(f"{side} not finite", (wanted & ~finite).any(1), rows)
-    found.add(f"{side} zero", (wanted & zero).any(1), rows)
-    found.add(f"{side} norm", (wanted & wrong_norm).any(1), rows)
-    found.add(f"{side} length", (wanted & ~(np.isfinite(lengths) & (lengths > 0))).any(1), rows)
-    found.add(f"{side} masked", (~wanted & (~zero | (lengths != 0))).any(1), rows)
+    found.add(f"{side} not finite", np.any(wanted & ~finite, axis=1), rows)
+    found.add(f"{side} zero", np.any(wanted & zero, axis=1), rows)
+    found.add(f"{side} norm", np.any(wanted & wrong_norm, axis=1), rows)
+    found.add(f"{side} length", np.any(wanted & ~(np.isfinite(lengths) & (lengths > 0)), axis=1), rows)
+    found.add(f"{side} masked", np.any(~wanted & (~zero | (lengths != 0)), axis=1), rows)
     good: NDArray[np.bool_] = wanted & finite & ~zero & ~wrong_norm
     return good
 
