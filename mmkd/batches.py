@@ -118,6 +118,7 @@ class BatchReader(Dataset[DistillBatch]):
         self.max_length = max_length
         self.store = store
         self.sides = sides
+        self.readable = pairs.sides
         self.augmentation = mismatched or (NO_AUGMENTATION if store is None else store.augmentation)
         self.mismatched = mismatched is not None
 
@@ -129,7 +130,7 @@ class BatchReader(Dataset[DistillBatch]):
         hashes = np.array([row_hash(pair) for pair in pairs], dtype=np.uint64)
         if self.store is not None:
             known = self.store.row_hashes[rows]
-            unread = [side not in self.pairs.sides for side in ("image", "text")]
+            unread = [side not in self.readable for side in ("image", "text")]
             hashes[:, unread] = known[:, unread]  # what is not read is what the store says it is
             self._check(rows, hashes, known)
         captions = [
@@ -178,7 +179,7 @@ class BatchReader(Dataset[DistillBatch]):
 
     def _pair(self, row: int) -> Pair:
         pair = self.pairs[row]
-        if not pair.captions and "text" in self.pairs.sides:
+        if not pair.captions and "text" in self.readable:
             raise DataError(f"row {row:,} of the data has no caption; `mmkd cache-teacher` masks such rows")
         return pair
 
