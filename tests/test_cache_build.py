@@ -48,7 +48,7 @@ def test_the_store_gives_what_the_teacher_gives(tiny_cache, tiny_encoder, tiny_p
 
 def test_lengths_give_the_raw_vectors_back(tiny_cache, tiny_encoder, tiny_pairs):
     store = open_cache(tiny_cache)
-    arrays = store._shard(0)
+    arrays = store.shard(0)
     raw = arrays["image"][7, 0].astype(np.float32) * arrays["image_norm"][7, 0]
     expected = tiny_encoder.encode_images([decode_image(tiny_pairs[7].image)])[0].numpy()
     assert np.allclose(raw, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())

@@ -44,7 +44,7 @@ def test_view_0_is_bit_for_bit_that_of_a_cache_without_views(views_cache, tiny_c
     assert (with_views.views, with_views.augmentation) == (3, CROPS)
     assert (without.views, without.augmentation) == (1, Augmentation())
     for index in range(5):
-        here, there = with_views.shard(index), without._shard(index)
+        here, there = with_views.shard(index), without.shard(index)
         assert here["image"].shape[1:] == (3, 32)
         for name in ("image", "image_norm"):
             assert here[name][:, :1].tobytes() == there[name].tobytes()
