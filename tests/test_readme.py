@@ -21,6 +21,9 @@ LAUNCHER_OPTIONS = {
     "--main_process_port", "--cpu", "--multi_gpu",
 }  # fmt: skip
 
+# A command may be named in a sentence without all that it needs.
+UNFINISHED = {"MissingParameter", "NoArgsIsHelpError", "BadOptionUsage"}
+
 
 def code_lines(page: Path) -> list[str]:
     """Lines of fenced blocks that are not Python, continuations joined, and commands quoted in the text."""
@@ -69,7 +72,11 @@ def test_command_parses(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ]
     command, words = find_command(words)
     if {"--help", "--debug"}.isdisjoint(words):
-        command.make_context(line, words)  # an unknown option or a value of the wrong type raises
+        try:
+            command.make_context(line, words)  # an unknown option or a value of the wrong type raises
+        except Exception as error:
+            if type(error).__name__ not in UNFINISHED:
+                raise
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
