@@ -8,6 +8,7 @@ The vectors are sums of two of CLIP's real text embeddings where ../shared/data 
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -122,21 +123,18 @@ def approximate(base: Floats, queries: Floats, exact: Indices, line: Callable[..
     sample = np.random.default_rng(0).choice(len(queries), min(1000, len(queries)), replace=False)
     for compressed in (False, True):
         build, lists = timed(
-            lambda compressed=compressed: build_lists(
-                held, compressed=compressed, seed=0, memory=MEMORY, on_progress=lambda *_: None
+            partial(
+                build_lists, held, compressed=compressed, seed=0, memory=MEMORY, on_progress=lambda *_: None
             )
         )
-        probes, _ = probes_for(
-            lambda probes, lists=lists: lists.search(
-                base[sample], held, k, probes=probes, exclude=sample, memory=MEMORY
-            ),
-            exact[sample],
-            lists=len(lists.centroids),
-        )
+        search_sample = partial(lists.search, base[sample], held, k, exclude=sample, memory=MEMORY)
+
+        def search_probes(probes: int, search: Callable[..., Indices] = search_sample) -> Indices:
+            return search(probes=probes)
+
+        probes, _ = probes_for(search_probes, exact[sample], lists=len(lists.centroids))
         search, found = timed(
-            lambda lists=lists, probes=probes: lists.search(
-                queries, held, k, probes=probes, exclude=own, memory=MEMORY
-            )
+            partial(lists.search, queries, held, k, probes=probes, exclude=own, memory=MEMORY)
         )
         kind = "IVF-PQ" if compressed else "IVF"
         line(

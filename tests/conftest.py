@@ -26,7 +26,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if os.environ.get("MMKD_FULL", "0") in {"", "0"}:
         for item in items:
             if item.get_closest_marker("full"):
-                item.add_marker(pytest.mark.skip(reason="takes minutes; runs with MMKD_FULL=1 (make torture)"))
+                item.add_marker(
+                    pytest.mark.skip(reason="takes minutes; runs with MMKD_FULL=1 (make torture)")
+                )
 
 
 @pytest.fixture(scope="session")

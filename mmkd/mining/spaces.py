@@ -86,7 +86,7 @@ class ArraySpace:
 
 def _unit(vectors: NDArray[np.floating]) -> Floats:
     floats: Floats = vectors.astype(np.float32)
-    lengths: Floats = np.sqrt(np.einsum("nd,nd->n", floats, floats))[:, None]
+    lengths = np.sqrt(np.einsum("nd,nd->n", floats, floats))[:, None].astype(np.float32)
     unit: Floats = floats / np.maximum(lengths, np.float32(1e-12))
     return unit
 
