@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 GB = 1e9
 CAPTION_TOKENS = 32
-BUCKET = 500_000_000  # elements: DeepSpeed's reduce_bucket_size, allocated whole whatever the model's size
+BUCKET = 500_000_000  # elements: DeepSpeed's reduce_bucket_size, which mmkd cuts to the trained parameters
 BATCH = 256  # pairs of one process, in the table of totals
 MARKS = ("<!-- memory: written by benchmarks/memory.py -->\n", "<!-- end of memory -->\n")
 
@@ -52,7 +52,8 @@ class Engine:
     """Bytes that one of N processes keeps a parameter: whole, and divided by N, on its GPU and in its host's memory.
 
     ``compute`` is the width that the student computes in: under DeepSpeed the weights themselves, otherwise a copy
-    that autocast makes in bf16 (and which the activations' constant part counts).
+    that autocast makes in bf16 (and which the activations' constant part counts). ``bucket`` is the width of an element
+    of DeepSpeed's bucket.
     """
 
     name: str
@@ -60,7 +61,7 @@ class Engine:
     divided: int = 0
     host_whole: int = 0
     host_divided: int = 0
-    buckets: int = 0
+    bucket: int = 0
 
 
 def engines(precision: str) -> Iterator[Engine]:
@@ -69,14 +70,13 @@ def engines(precision: str) -> Iterator[Engine]:
     yield Engine("DDP", whole=4 + 4 + 8 + 4)  # the reducer's buckets hold the gradients once more
     low = 2 if precision == "bf16" else 4
     state = 4 + 8
-    bucket = BUCKET * low
-    yield Engine("ZeRO 1", whole=low + low, divided=state, buckets=bucket)
-    yield Engine("ZeRO 2", whole=low, divided=low + state, buckets=bucket)
+    yield Engine("ZeRO 1", whole=low + low, divided=state, bucket=low)
+    yield Engine("ZeRO 2", whole=low, divided=low + state, bucket=low)
     # Weights of the very width that is stepped are not kept twice by ZeRO 3.
-    yield Engine("ZeRO 3", whole=0, divided=low + low + (state if low == 2 else 8), buckets=bucket)
-    yield Engine("ZeRO 1, offload", whole=low + low, host_divided=state + low, buckets=bucket)
-    yield Engine("ZeRO 2, offload", whole=low, divided=low, host_divided=state + low, buckets=bucket)
-    yield Engine("ZeRO 3, offload", whole=0, divided=low, host_divided=low + state, buckets=bucket)
+    yield Engine("ZeRO 3", whole=0, divided=low + low + (state if low == 2 else 8), bucket=low)
+    yield Engine("ZeRO 1, offload", whole=low + low, host_divided=state + low, bucket=low)
+    yield Engine("ZeRO 2, offload", whole=low, divided=low, host_divided=state + low, bucket=low)
+    yield Engine("ZeRO 3, offload", whole=0, divided=low, host_divided=low + state, bucket=low)
 
 
 def student_config(teacher: Teacher) -> Any:
@@ -225,7 +225,9 @@ def measure(teacher: Teacher) -> dict[str, Any]:
 
 def state_bytes(engine: Engine, parameters: int, processes: int) -> tuple[float, float]:
     """Bytes of one process: on its GPU, and on its host."""
-    device = parameters * (engine.whole + engine.divided / processes) + engine.buckets
+    device = (
+        parameters * (engine.whole + engine.divided / processes) + min(parameters, BUCKET) * engine.bucket
+    )
     return device, parameters * (engine.host_whole + engine.host_divided / processes)
 
 
