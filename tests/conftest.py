@@ -168,5 +168,6 @@ def tiny_cache(tiny_encoder, tiny_pairs, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def copied_cache(tiny_cache: Path, tmp_path: Path) -> Path:
-    """A copy of ``tiny_cache`` that a test may damage."""
-    return Path(shutil.copytree(tiny_cache, tmp_path / "cache"))
+    """A copy of ``tiny_cache`` that a test may damage, without what other tests have mined in it."""
+    mined = shutil.ignore_patterns("neighbours-*", ".neighbours-*")
+    return Path(shutil.copytree(tiny_cache, tmp_path / "cache", ignore=mined))
