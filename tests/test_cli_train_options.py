@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from command_line import SMALL, mmkd
 from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
@@ -163,6 +164,19 @@ def test_a_checkpoint_of_another_run_is_refused(workspace: Path, plain: Path) ->
     done = mmkd("train", "--resume", "--out", out)
     assert done.returncode == 1
     assert "is a checkpoint of another run" in done.stderr
+
+
+def test_a_checkpoint_of_another_student_is_refused(workspace: Path, plain: Path) -> None:
+    out = workspace / "other-student"
+    shutil.copytree(plain, out)
+    shutil.rmtree(out / "student")
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps({**record, "state": "training"}))
+    settings = yaml.safe_load((out / "config.yaml").read_text())
+    (out / "config.yaml").write_text(yaml.safe_dump({**settings, "depth": 1}))
+    done = mmkd("train", "--resume", "--out", out)
+    assert done.returncode == 1
+    assert "is not a checkpoint of this student" in done.stderr
 
 
 @pytest.mark.parametrize(
