@@ -141,5 +141,6 @@ def _fail(message: str, code: int) -> int:
     rank = process_rank()
     who = f"mmkd (process {rank})" if rank else "mmkd"
     if message:
-        print(f"{who}: {' '.join(message.split())}", file=sys.stderr)
+        # In one write: other processes of the same launch may be writing theirs.
+        sys.stderr.write(f"{who}: {' '.join(message.split())}\n")
     return code
