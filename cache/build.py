@@ -36,8 +36,10 @@ from mmkd.cache.shard import (
 from mmkd.data import PairDataset, row_hash
 from mmkd.encoders import PairEncoder
 from mmkd.errors import ConfigError, DataError, StaleCacheError
+from mmkd.pixels import pixel_side
 
 SHARD_ROWS = 16_384
+PIXEL_SHARD_ROWS = 2_048  # a shard is put together in memory: 0.3 GB of 224 x 224 pixels
 BATCH_SIZE = 64
 MAX_BAD = 0.05
 EARLY_ROWS = 1_000  # from here on the share of masked rows is judged
@@ -108,26 +110,34 @@ class Choices(TypedDict, total=False):
     batch_size: int
     views: int
     augmentation: Augmentation
+    store_pixels: bool
 
 
 def cache_settings(
     encoder: PairEncoder,
     pairs: PairDataset,
     *,
-    shard_rows: int = SHARD_ROWS,
+    shard_rows: int | None = None,
     batch_size: int = BATCH_SIZE,
     views: int = 1,
     augmentation: Augmentation = NO_AUGMENTATION,
+    store_pixels: bool = False,
 ) -> CacheSettings:
     """What a cache of ``pairs`` by ``encoder`` will say of itself.
 
     Raises:
-        ConfigError: a size is not positive, or the views and their augmentation contradict each other.
+        ConfigError: a size is not positive, the views and their augmentation contradict each other, or pixels are
+            to be stored that no training could use.
     """
+    shard_rows = (PIXEL_SHARD_ROWS if store_pixels else SHARD_ROWS) if shard_rows is None else shard_rows
     for name, value in (("--shard-rows", shard_rows), ("--batch-size", batch_size), ("--views", views)):
         if value < 1:
             raise ConfigError(f"found {name} {value}; expected at least 1")
     check_views(views, augmentation)
+    if store_pixels and views > 1:
+        raise ConfigError(
+            f"--store-pixels keeps the untouched images alone, and --views {views} shows others; leave one of them out"
+        )
     return CacheSettings(
         teacher=encoder.spec,
         sources=tuple(pairs.sources),
@@ -139,6 +149,7 @@ def cache_settings(
         shard_rows=shard_rows,
         views=views,
         augmentation=augmentation,
+        pixels=pixel_side(encoder.image_processor) if store_pixels else None,
     )
 
 

@@ -23,6 +23,7 @@ _EXPECTED = {
     "image norm": ("image vectors are not of length 1", "length 1 within float16's rounding"),
     "image length": ("image_norm is not a positive number", "the length before normalising"),
     "image masked": ("image vectors of masked rows are not zero", "zeros"),
+    "pixels masked": ("pixels of masked rows are not zero", "zeros"),
     "text not finite": ("text vectors hold NaN or infinity", UNIT),
     "text zero": ("text vectors are zero though the rows have captions", UNIT),
     "text norm": ("text vectors are not of length 1", "length 1 within float16's rounding"),
@@ -85,7 +86,8 @@ def check_contents(
         indices: for ``image`` and ``text``, where vectors without fault are counted.
     """
     found = Contents()
-    for start, block in iterate_blocks(arrays):
+    vectors = {name: array for name, array in arrays.items() if name != "pixels"}
+    for start, block in iterate_blocks(vectors):
         rows = first_row + start
         valid, captions = block["valid"] != 0, block["captions"].astype(np.int64)
         found.masked += int((~valid).sum())
@@ -105,6 +107,9 @@ def check_contents(
             wanted = valid[:, None] & (np.arange(room) < captions[:, None])
             good = _check_side(found, "text", block, wanted, rows)
             _index(indices["text"], block["text"], good, block["row_hash"][:, 1], rows)
+        if "pixels" in arrays:  # their bytes are hashed; only zeros can be told from what else they might be
+            shown = [not valid[row] and arrays["pixels"][start + row].any() for row in range(len(valid))]
+            found.add("pixels masked", np.array(shown), rows)
     return found
 
 

@@ -16,6 +16,7 @@ from mmkd.data import PairDataset, row_hash
 from mmkd.encoders import PairEncoder
 from mmkd.errors import CacheError, ModelError
 from mmkd.images import BadImageError, decode_image
+from mmkd.pixels import normalise_pixels, pixel_levels, resize_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,6 +34,7 @@ class Prepared:
         captions: the captions of each row; none where the row is masked.
         reasons: why a row is masked; None where it is not.
         pixels: for each view, float32 (B - masked, 3, S, S) of the rows that are not masked; empty where all are.
+        resized: uint8 (B - masked, S, S, 3), the untouched images as the shard stores them; None: it does not.
     """
 
     rows: range
@@ -40,6 +42,7 @@ class Prepared:
     captions: list[tuple[str, ...]]
     reasons: list[str | None]
     pixels: list[torch.Tensor]
+    resized: NDArray[np.uint8] | None = None
 
 
 def prepare(encoder: PairEncoder, pairs: PairDataset, settings: CacheSettings, rows: range) -> Prepared:
@@ -58,6 +61,11 @@ def prepare(encoder: PairEncoder, pairs: PairDataset, settings: CacheSettings, r
             reason = error.reason
         reasons.append(reason)
         captions.append(pair.captions if reason is None else ())
+    if settings.pixels is not None and images:
+        resized = resize_images(encoder.image_processor, [image for _, image in images])
+        planes = torch.from_numpy(resized).permute(0, 3, 1, 2)
+        pixels = [normalise_pixels(planes, pixel_levels(encoder.image_processor))]
+        return Prepared(rows, hashes, captions, reasons, pixels, resized)
     pixels = [
         encoder.preprocess([settings.augmentation(image, row=row, view=view) for row, image in images])
         for view in range(settings.views if images else 0)
@@ -115,6 +123,8 @@ def embed_shard(
             for view, pixels in enumerate(batch.pixels):
                 image, norm = _unit(encoder.encode_pixels(pixels), settings)
                 arrays["image"][here][good, view], arrays["image_norm"][here][good, view] = image, norm
+            if batch.resized is not None:
+                arrays["pixels"][here][good] = batch.resized
             captions += batch.captions
             masked.update(reason for reason in batch.reasons if reason is not None)
             on_batch(batch)

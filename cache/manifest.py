@@ -12,12 +12,14 @@ from mmkd.data import DataSource
 from mmkd.embeddings import TeacherSpec
 from mmkd.errors import CacheError, ConfigError, DataError, MmkdError
 from mmkd.files import read_json, write_json
+from mmkd.pixels import MAX_SIDE
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 PAIRS = "pairs.parquet"  # the captions and image paths of an imported cache
 VIEW_0 = {"policy": "teacher-preprocessing", "seed": 0}
 DTYPES = ("float32", "bfloat16", "float16")
+OPTIONAL = {"imported", "pixels"}  # keys of the settings
 IMPORTED_DTYPES = ("float16", "float32", "float64")
 
 
@@ -38,6 +40,7 @@ class CacheSettings:
         views: V, views of each image; view 0 is the untouched one.
         augmentation: what the other views are.
         imported: where the vectors came from; None where mmkd computed them.
+        pixels: S, the side of the untouched images that are stored, too; None: none are.
     """
 
     teacher: TeacherSpec
@@ -51,6 +54,7 @@ class CacheSettings:
     views: int = 1
     augmentation: Augmentation = NO_AUGMENTATION
     imported: Imported | None = None
+    pixels: int | None = None
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -71,9 +75,8 @@ class CacheSettings:
         views = [VIEW_0, *[asdict(self.augmentation)] * (self.views - 1)]
         value = {**asdict(self), "sources": [s.to_json() for s in self.sources], "views": views}
         del value["augmentation"]
-        if self.imported is None:
-            del value["imported"]
-        return value
+        # Only a cache that has them has these keys, so that others are what they were before there were any.
+        return {key: item for key, item in value.items() if key not in OPTIONAL or item is not None}
 
     @classmethod
     def from_json(cls, value: Any) -> "CacheSettings":
@@ -82,8 +85,7 @@ class CacheSettings:
         Raises:
             CacheError: anything is missing, unknown, or of the wrong type.
         """
-        # Only an imported cache has the key, so that others are what they were before there were any.
-        optional = {"imported"} - (value.keys() if isinstance(value, dict) else set())
+        optional = OPTIONAL - (value.keys() if isinstance(value, dict) else set())
         expect_keys(value, cls.__dataclass_fields__.keys() - {"augmentation"} - optional, "the settings")
         imported = Imported.from_json(value["imported"]) if "imported" in value else None
         if not isinstance(value["sources"], list) or not value["sources"]:
@@ -106,11 +108,16 @@ class CacheSettings:
             views=len(value["views"]) if isinstance(value["views"], list) else 0,
             augmentation=_augmentation(value["views"]),
             imported=imported,
+            pixels=_pixels(value),
         )
 
     def describe_views(self) -> str:
         """In words: ``1``, or ``5 (crop+flip, seed 0)``."""
         return "1" if self.views == 1 else f"{self.views} ({self.augmentation})"
+
+    def describe_pixels(self) -> str:
+        """In words: ``none``, or ``224 x 224``."""
+        return "none" if self.pixels is None else f"{self.pixels} x {self.pixels}"
 
     def differences(self, other: "CacheSettings") -> list[str]:
         """What differs, in words: ``batch_size 64 (here 32)``; the teacher's name does not count."""
@@ -120,6 +127,8 @@ class CacheSettings:
             for name in ("limit", "rows", "captions", "dtype", "batch_size", "shard_rows")
             if mine[name] != theirs[name]
         ]
+        if self.pixels != other.pixels:
+            changed.append(f"pixels {other.describe_pixels()} (here {self.describe_pixels()})")
         if (self.views, self.augmentation) != (other.views, other.augmentation):
             changed.append(f"views {other.describe_views()} (here {self.describe_views()})")
         if self.imported != other.imported:
@@ -327,6 +336,16 @@ def _expect_place(record: ShardRecord, index: int, settings: CacheSettings) -> N
         raise CacheError(
             f"found shard {record.name!r} of {record.rows} rows; expected {shard_name(index)} of {len(rows)}"
         )
+
+
+def _pixels(value: Any) -> int | None:
+    if "pixels" not in value:
+        return None
+    if len(value["views"]) > 1 or "imported" in value:
+        raise CacheError(
+            "found pixels beside several views or imported vectors; expected them of untouched images"
+        )
+    return number(value, "pixels", 1, most=MAX_SIDE)
 
 
 def _source(value: Any) -> DataSource:

@@ -75,7 +75,7 @@ def reencode(
     if encoder.spec.dim != reader.settings.teacher.dim:
         return Reencoded(0, 0, None, "", teacher)
     chosen = reader.sample(rows, np.random.default_rng(seed))
-    wrong: dict[str, list[int]] = {"data": [], "masked": [], "cosine": []}
+    wrong: dict[str, list[int]] = {"data": [], "masked": [], "cosine": [], "pixels": []}
     cosines: list[tuple[float, str]] = []
     lowest, vectors = (np.inf, ""), 0
     step = max(1, min(64, reader.settings.batch_size))
@@ -122,6 +122,8 @@ def _embed(
             wrong["masked"].append(row)
         elif not masked:
             good.append((row, fresh, known))
+            if fresh.resized is not None and _other_picture(fresh.resized[0], known["pixels"]):
+                wrong["pixels"].append(row)
     if not good:
         return
     views = [
@@ -141,6 +143,11 @@ def _embed(
         start = end
 
 
+def _other_picture(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> bool:
+    """Whether two pictures differ by more than decoders do: by a level in the mean."""
+    return bool(np.abs(one.astype(np.int16) - other).mean() >= 1)
+
+
 def _cosines(vectors: NDArray[Any], stored: NDArray[Any]) -> list[float]:
     """Cosine of each of ``vectors`` (N, D) with that of ``stored`` (N, D)."""
     one, other = vectors.astype(np.float64), stored.astype(np.float64)
@@ -158,6 +165,7 @@ def _findings(wrong: dict[str, list[int]], lowest: float, lowest_at: str) -> Ite
             "pass the right --data",
         ),
         "masked": ("masked in the cache and not in the data, or the other way round", "the same", _ANEW),
+        "pixels": ("the stored pixels are of another picture", "the image, resized", _ANEW),
         "cosine": (
             f"the teacher gives other vectors (cosine {lowest:.4f} at {lowest_at})",
             f"at least {LEAST_COSINE}",

@@ -35,7 +35,12 @@ class Field:
 
 
 def fields(
-    rows: int, views: int, captions: int, dim: int, sides: tuple[str, ...] = SIDES
+    rows: int,
+    views: int,
+    captions: int,
+    dim: int,
+    sides: tuple[str, ...] = SIDES,
+    pixels: int | None = None,
 ) -> dict[str, Field]:
     """The datasets of a shard of ``rows`` rows, format version 1; none of a side that there are no vectors of."""
     found = {
@@ -47,6 +52,8 @@ def fields(
         "captions": Field(np.dtype("<u2"), (rows,)),
         "row_hash": Field(np.dtype("<u8"), (rows, 2)),
     }
+    if pixels is not None:
+        found["pixels"] = Field(np.dtype("u1"), (rows, pixels, pixels, 3))
     absent = {name for side in SIDES if side not in sides for name in (side, f"{side}_norm")}
     return {name: field for name, field in found.items() if name not in absent}
 
@@ -54,7 +61,9 @@ def fields(
 def shard_fields(settings: CacheSettings, index: int) -> dict[str, Field]:
     """The datasets of shard ``index``."""
     rows = len(settings.shard_range(index))
-    return fields(rows, settings.views, settings.captions, settings.teacher.dim, settings.sides)
+    return fields(
+        rows, settings.views, settings.captions, settings.teacher.dim, settings.sides, settings.pixels
+    )
 
 
 def shard_bytes(settings: CacheSettings, index: int) -> int:

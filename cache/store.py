@@ -89,11 +89,12 @@ class CacheStore:
         columns = dict(zip(SIDES, (source.image_column, source.caption_column), strict=True))
         return tuple(side for side in SIDES if columns[side] is not None)
 
-    def open_pairs(self, data: Sequence[str] | None = None) -> PairDataset:
+    def open_pairs(self, data: Sequence[str] | None = None, *, sides: tuple[str, ...] = SIDES) -> PairDataset:
         """The pairs that the cache was made from.
 
         Args:
             data: where they are now, if they moved: a spec for each source.
+            sides: what to read of them.
 
         Raises:
             ConfigError: there are more or fewer sources than ``data`` names.
@@ -110,7 +111,8 @@ class CacheStore:
             raise DataError(
                 f"{self.folder} was imported without captions and images; import it again with them"
             )
-        return open_pairs(sources, self.manifest.limit, sides=self.readable)
+        sides = tuple(side for side in self.readable if side in sides)
+        return open_pairs(sources, self.manifest.limit, sides=sides)
 
     @property
     def views(self) -> int:
@@ -121,6 +123,29 @@ class CacheStore:
     def augmentation(self) -> Augmentation:
         """What the views beyond the first are."""
         return self.manifest.settings.augmentation
+
+    @property
+    def pixels(self) -> int | None:
+        """S, the side of the stored images; None where none are stored."""
+        return self.manifest.settings.pixels
+
+    def read_pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The untouched images of ``rows``, resized and cropped: uint8 (B, S, S, 3); zeros where masked.
+
+        Raises:
+            IndexError: a row that is not there.
+            ConfigError: the cache holds no pixels.
+        """
+        if self.pixels is None:
+            raise ConfigError(f"{self.folder} holds no pixels; make it again with --store-pixels")
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a cache of {len(self)} rows")
+        found = np.empty((len(rows), self.pixels, self.pixels, 3), np.uint8)
+        shard_of, inside = np.divmod(rows, self.manifest.settings.shard_rows)
+        for shard in np.unique(shard_of).tolist():
+            here = np.flatnonzero(shard_of == shard)
+            found[here] = self.shard(shard)["pixels"][inside[here]]
+        return found
 
     def read(
         self,

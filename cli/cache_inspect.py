@@ -129,6 +129,7 @@ def _made_by(manifest: "CacheManifest") -> list[tuple[str, str]]:
         ("rows", f"{manifest.rows:,}" + (f", {masked:,} of them masked ({reasons})" if masked else "")),
         ("captions", f"{settings.captions} a row" + " at most" * (settings.captions > 1)),
         ("views", settings.describe_views()),
+        *([("pixels", f"{settings.describe_pixels()}, of the untouched images")] if settings.pixels else []),
         (
             "size",
             f"{size_text(manifest.bytes)} in {len(manifest.shards):,} shards of {settings.shard_rows:,} rows",

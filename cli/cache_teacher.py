@@ -49,8 +49,11 @@ def cache_teacher(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one forward pass.")] = 64,
     shard_rows: Annotated[
-        int, typer.Option(min=1, help="Rows a shard: what a stopped run loses at most.")
-    ] = 16_384,
+        int | None,
+        typer.Option(
+            min=1, help="Rows a shard: what a stopped run loses at most. Default: 16,384; 2,048 with pixels."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Rows to take of the whole. Default: all.")] = None,
     dtype: Annotated[
         str, typer.Option(metavar="|".join(DTYPES), help="Precision of the teacher's forward pass.")
@@ -69,6 +72,10 @@ def cache_teacher(
         ),
     ] = None,
     augment_seed: Annotated[int, typer.Option(min=0, help="Of the augmented views.")] = 0,
+    store_pixels: Annotated[
+        bool,
+        typer.Option("--store-pixels", help="Keep the resized images, too: training then decodes none."),
+    ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a teacher's hub id.")] = None,
     work: Work = DEFAULT_WORK,
     config: Config = None,  # noqa: ARG001 - read by its callback
@@ -103,7 +110,13 @@ def cache_teacher(
     if limit is not None and limit <= len(pairs):
         say("limit", f"the first {len(pairs):,} pairs")
     settings = cache_settings(
-        encoder, pairs, shard_rows=shard_rows, batch_size=batch_size, views=views, augmentation=augmentation
+        encoder,
+        pairs,
+        shard_rows=shard_rows,
+        batch_size=batch_size,
+        views=views,
+        augmentation=augmentation,
+        store_pixels=store_pixels,
     )
     plan = plan_build(settings, pairs, folder, rank=rank, world=world)
     say("writes", _writes(plan))
@@ -191,6 +204,7 @@ def _writes(plan: "BuildPlan") -> str:
         str(plan.folder),
         _shards(plan.settings.shards),
         f"{plan.settings.rows:,} rows" + f" of {plan.settings.views:,} views" * (plan.settings.views > 1),
+        *([f"pixels {plan.settings.describe_pixels()}"] if plan.settings.pixels else []),
         f"{size_text(plan.total)} (disk has {size_text(plan.free)})",
     ]
     if plan.done:

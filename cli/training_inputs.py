@@ -15,6 +15,7 @@ from mmkd.cli.imported_inputs import (
     refuse_absent_sides,
     teacher_is_unknown,
 )
+from mmkd.cli.pixel_inputs import describe_pixels, sides_to_read
 from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec, resolve_model
 from mmkd.errors import ConfigError, ModelError, StaleCacheError
 from mmkd.recipe import LIMIT_SEED, Recipe
@@ -183,6 +184,8 @@ class Inputs:
                     + (f", and {self.model} was taken on your word" if self.has_teacher else "")
                 )
         self.describe_views(recipe)
+        if self.store is not None:
+            describe_pixels(self.store, recipe)
         say("student", student.describe(recipe.init or "random", recipe.towers))
         say("loss", recipe.objective.describe())
         say(
@@ -293,9 +296,9 @@ def _open_cached(recipe: Recipe, cache: Path, data: list[str] | None, teacher: s
     model = teacher or store.spec.model
     revision = None if Path(model).is_dir() else store.spec.revision
     check_teacher(store, read_teacher_spec(model, revision=revision))
-    pairs = store.open_pairs(data)
-    check_data(store, pairs)
     image_processor, tokenizer = load_processors(resolve_model(model, revision=revision), name=model)
+    pairs = store.open_pairs(data, sides=sides_to_read(store, recipe, image_processor))
+    check_data(store, pairs)
     rows = _subset(np.flatnonzero(store.valid).astype(np.int64), recipe.limit)
     return Inputs(pairs, rows, image_processor, tokenizer, model, revision, store)
 

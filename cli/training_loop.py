@@ -11,6 +11,7 @@ from mmkd.batches import BatchReader, BatchStream
 from mmkd.checkpoints import Checkpoints
 from mmkd.cli.console import say
 from mmkd.cli.mining_progress import say_mined
+from mmkd.cli.pixel_inputs import reads_pixels
 from mmkd.cli.training_progress import TrainingProgress
 from mmkd.distributed import broadcast
 from mmkd.encoders import max_text_length
@@ -21,6 +22,7 @@ from mmkd.mining import Share
 from mmkd.mining.refresh import Refresher, embed_rows
 from mmkd.model_card import write_model_card
 from mmkd.optimizer import Schedule, make_optimizer
+from mmkd.pixels import pixel_levels
 from mmkd.runs import FINISHED, Run, now
 from mmkd.sampling import BatchPlan
 from mmkd.step import FIRST_LOGIT_BIAS, PairStudent
@@ -118,6 +120,9 @@ class TrainingLoop:
             learns_logit_scale=recipe.objective.uses_logit_scale,
             learns_logit_bias=recipe.objective.uses_logit_bias,
             logit_bias=self._first_logit_bias(),
+            levels=pixel_levels(self.inputs.image_processor)
+            if reads_pixels(self.inputs.store, recipe)
+            else None,
         )
         optimizer = make_optimizer(
             student, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay

@@ -26,7 +26,8 @@ class DistillBatch:
     """What one process sees in one step.
 
     Attributes:
-        pixel_values: float32 (B, 3, S, S), or (B, 0) where the image tower is not trained.
+        pixel_values: float32 (B, 3, S, S); uint8 and not normalised where they were stored, which ``PairStudent``
+            makes up for; or (B, 0) where the image tower is not trained.
         input_ids: int64 (B, L), padded to the longest caption, or (B, 0) where the text tower is not trained.
         attention_mask: int64 (B, L), or (B, 0).
         caption_ids: int64 (B,): hash of the caption, equal where captions are.
@@ -95,7 +96,8 @@ class BatchReader(Dataset[DistillBatch]):
         store: the teacher's embeddings.
         sides: the towers that are trained; the other's input is neither decoded nor tokenised.
         mismatched: shows the student views that no target was made from; every target is then that of view 0.
-            Default: the student sees the very view that its target was made from.
+            Default: the student sees the very view that its target was made from. Where the store holds pixels it
+            sees those, and no image is decoded, unless ``mismatched`` asks for views.
 
     Raises:
         StaleCacheError: a row's bytes are not those that the cache was made from.
@@ -121,6 +123,7 @@ class BatchReader(Dataset[DistillBatch]):
         self.readable = pairs.sides
         self.augmentation = mismatched or (NO_AUGMENTATION if store is None else store.augmentation)
         self.mismatched = mismatched is not None
+        self.stored = store if store is not None and store.pixels and mismatched is None else None
 
     def __getitems__(self, step: StepRows) -> DistillBatch:
         """The batch of one step."""
@@ -155,6 +158,8 @@ class BatchReader(Dataset[DistillBatch]):
         return None if self.mismatched else step.views
 
     def _pixels(self, pairs: list[Pair], step: StepRows) -> Tensor:
+        if self.stored is not None:
+            return torch.from_numpy(self.stored.read_pixels(step.rows)).permute(0, 3, 1, 2)
         images = [
             self.augmentation(decode_image(pair.image), row=row, view=view)
             for pair, row, view in zip(pairs, step.rows.tolist(), step.views.tolist(), strict=True)

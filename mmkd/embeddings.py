@@ -134,6 +134,15 @@ class TeacherStore(Protocol):
         """What the views beyond the first are."""
         ...
 
+    @property
+    def pixels(self) -> int | None:
+        """S, the side of the stored images; None where none are stored."""
+        ...
+
+    def read_pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The untouched images of ``rows``, resized and cropped: uint8 (B, S, S, 3)."""
+        ...
+
     def read(
         self,
         rows: NDArray[np.int64],

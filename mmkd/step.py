@@ -13,6 +13,7 @@ from mmkd.distributed import gather, gather_rows
 from mmkd.heads import ProjectionHead
 from mmkd.losses.negatives import select_negatives
 from mmkd.objective import LossReport, Objective
+from mmkd.pixels import normalise_pixels
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -31,6 +32,7 @@ class PairStudent(nn.Module):
         learns_logit_scale: whether a loss has a gradient for the scale.
         learns_logit_bias: whether a loss has one for the bias; a CLIP has none, so it is not exported.
         logit_bias: what it starts from.
+        levels: float32 (3, 256), what stored pixels are normalised by (``mmkd.pixels.pixel_levels``).
     """
 
     def __init__(
@@ -41,23 +43,28 @@ class PairStudent(nn.Module):
         learns_logit_scale: bool = False,
         learns_logit_bias: bool = False,
         logit_bias: float = FIRST_LOGIT_BIAS,
+        levels: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.clip = clip
         self.head = head
         clip.logit_scale.requires_grad_(learns_logit_scale)
         self.logit_bias = nn.Parameter(torch.tensor([logit_bias]), requires_grad=learns_logit_bias)
+        self._levels = levels  # no buffer, which DDP would send around and DeepSpeed would round
 
     def forward(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Unnormalised image and text embeddings, each (B, D), and the scalar logit scale and bias.
 
+        Pixels of uint8 are normalised here, on the device that the student is on.
         A side whose input is (B, 0) is not computed; its embeddings are (B, 0).
         """
         clip = self.clip
         image, text = input_ids.new_empty(len(input_ids), 0), input_ids.new_empty(len(input_ids), 0)
         if pixel_values.shape[1]:
+            if pixel_values.dtype == torch.uint8:
+                pixel_values = self._normalise(pixel_values)
             image = clip.get_image_features(pixel_values=pixel_values.to(clip.dtype)).pooler_output
         if input_ids.shape[1]:
             text = clip.get_text_features(input_ids=input_ids, attention_mask=attention_mask).pooler_output
@@ -67,6 +74,12 @@ class PairStudent(nn.Module):
         # Bounded in value, but with its gradient, so that a scale at the bound can come down again.
         bounded = log_scale + (log_scale.clamp(max=MAX_LOG_SCALE) - log_scale).detach()
         return image, text, bounded.exp(), self.logit_bias.float().reshape(())
+
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        if self._levels is None:
+            raise ValueError("found pixels as they were stored, uint8, and no levels to normalise them by")
+        self._levels = self._levels.to(pixels.device)
+        return normalise_pixels(pixels, self._levels)
 
 
 def distill_step(student: nn.Module, objective: Objective, batch: DistillBatch) -> LossReport:

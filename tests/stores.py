@@ -18,6 +18,7 @@ class MemoryStore:
     caption_ids: np.ndarray
 
     key = "memory"
+    pixels = None
 
     @property
     def spec(self) -> TeacherSpec:

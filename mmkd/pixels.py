@@ -1,0 +1,86 @@
+"""Images between resizing and normalising: small enough to be stored, and one table away from a model's input."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmkd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_SIDE = 4096
+_PROBES = ((48, 40), (40, 48), (41, 41))
+
+
+def resize_images(image_processor: Any, images: "Sequence[Image]") -> NDArray[np.uint8]:
+    """The processor's own resizing and cropping alone: uint8 (B, S, S, 3).
+
+    Args:
+        image_processor: a model's, of the Pillow kind, which rounds to whole levels after resizing.
+        images: RGB, at least one.
+    """
+    found = image_processor(images=list(images), do_rescale=False, do_normalize=False, return_tensors="np")
+    resized: NDArray[np.uint8] = found["pixel_values"]
+    return np.ascontiguousarray(resized.transpose(0, 2, 3, 1))
+
+
+def pixel_levels(image_processor: Any) -> Tensor:
+    """What the processor's own rescaling and normalising make of each level: float32 (3, 256), by channel."""
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    found = image_processor(images=[ramp], do_resize=False, do_center_crop=False, return_tensors="pt")
+    levels: Tensor = found["pixel_values"][0].reshape(3, 256)
+    return levels
+
+
+def normalise_pixels(pixels: Tensor, levels: Tensor) -> Tensor:
+    """A model's input from stored pixels, to the bit what its processor makes of the image, wherever they are.
+
+    Args:
+        pixels: uint8 (B, 3, S, S).
+        levels: float32 (3, 256), from ``pixel_levels``, on the same device.
+
+    Returns:
+        float32 (B, 3, S, S).
+    """
+    # By channel: the indices take four times the room of the pixels.
+    channels = [
+        table.index_select(0, plane.flatten().int()).view(plane.shape)
+        for table, plane in zip(levels, pixels.unbind(1), strict=True)
+    ]
+    return torch.stack(channels, dim=1)
+
+
+def pixel_side(image_processor: Any) -> int:
+    """S, the side of the images that a processor makes.
+
+    Raises:
+        ConfigError: they are not squares of one size, or not what a table of levels can give back to the bit.
+    """
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    images = [
+        Image.fromarray(draw.integers(0, 256, (high, wide, 3), dtype=np.uint8)) for wide, high in _PROBES
+    ]
+    shapes, exact, levels = set(), True, pixel_levels(image_processor)
+    for image in images:
+        resized = resize_images(image_processor, [image])
+        shapes.add(resized.shape[1:])
+        expected = image_processor(images=[image], return_tensors="pt")["pixel_values"]
+        found = resized.dtype == np.uint8 and normalise_pixels(
+            torch.from_numpy(resized).permute(0, 3, 1, 2), levels
+        )
+        exact = exact and isinstance(found, Tensor) and torch.equal(found, expected)
+    sides = {shape[0] for shape in shapes} | {shape[1] for shape in shapes}
+    if len(sides) != 1 or not exact or (side := sides.pop()) > MAX_SIDE:
+        raise ConfigError(
+            f"--store-pixels is for a teacher whose preprocessing makes squares of one size, at most {MAX_SIDE} a "
+            f"side, and rounds after resizing; this one's makes {', '.join(map(str, sorted(shapes)))}"
+            + ("" if exact else " and does not round")
+        )
+    return int(side)
