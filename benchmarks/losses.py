@@ -186,7 +186,7 @@ def train_all(jobs: list[tuple[Row, int, Path, Path]], *, processes: int) -> lis
 def scores(row: Row, seeds: int, out: Path) -> dict[str, Any]:
     """Mean, interval, chance and teacher of each test set, percent."""
     from mmkd.evaluation.statistics import mean_interval
-    from mmkd.files import read_json
+    from mmkd.parse import read_json
 
     found: dict[str, Any] = {}
     for seed in range(seeds):

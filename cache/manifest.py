@@ -11,7 +11,8 @@ from mmkd.cache.origin import SIDES, Imported, teacher_differences, teacher_from
 from mmkd.data import DataSource
 from mmkd.embeddings import TeacherSpec
 from mmkd.errors import CacheError, ConfigError, DataError, MmkdError
-from mmkd.files import read_json, write_json
+from mmkd.files import write_json
+from mmkd.parse import read_json
 from mmkd.pixels import MAX_SIDE
 
 SCHEMA = 1

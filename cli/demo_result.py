@@ -7,7 +7,7 @@ from typing import Any
 from mmkd.cli.console import console
 from mmkd.cli.demo_workspace import DemoWorkspace
 from mmkd.cli.tables import align
-from mmkd.files import read_json
+from mmkd.parse import read_json
 
 SET_TITLES = {"seen": "classes seen", "never-seen": "never seen"}
 

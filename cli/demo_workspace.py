@@ -9,7 +9,8 @@ from typing import Any
 from mmkd.cli.console import progress, say
 from mmkd.cli.workspace import Workspace
 from mmkd.errors import ConfigError, ModelError
-from mmkd.files import atomic_folder, read_json, write_json, write_text
+from mmkd.files import atomic_folder, write_json, write_text
+from mmkd.parse import read_json
 
 TEACHER_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json")
 # The carried teacher was trained on scenes of seed 1; these have never been drawn before.

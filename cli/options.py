@@ -12,6 +12,7 @@ import typer
 
 from mmkd.cli.workspace import Workspace
 from mmkd.errors import ConfigError
+from mmkd.parse import read_yaml
 
 DEFAULT_WORK = Path("work")
 _NOT_IN_FILES = {"work", "config", "debug", "help"}
@@ -22,16 +23,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; an empty file is an empty mapping.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or holds something else than a mapping.
+        MmkdError: the file is missing, is not plain YAML, or holds something else than a mapping.
     """
-    import yaml
-
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; expected a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    value = read_yaml(path)
     if value is None:
         return {}
     if not isinstance(value, dict):

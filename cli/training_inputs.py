@@ -17,7 +17,8 @@ from mmkd.cli.imported_inputs import (
 )
 from mmkd.cli.pixel_inputs import describe_pixels, sides_to_read
 from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec, resolve_model
-from mmkd.errors import ConfigError, ModelError, StaleCacheError
+from mmkd.errors import ConfigError, MmkdError, ModelError, StaleCacheError
+from mmkd.parse import read_yaml
 from mmkd.recipe import LIMIT_SEED, Recipe
 from mmkd.runs import Run, list_runs, read_run
 
@@ -337,16 +338,13 @@ def saved_settings(run: Run, settings: dict[str, Any], *, typed: set[str]) -> di
     Raises:
         ConfigError: an option was typed with another value.
     """
-    import yaml
-
     if not run.config.is_file():
         raise ConfigError(
             f"{run.folder} was stopped before it had its {run.config.name}; start it again as you did at first"
         )
     try:
-        saved = yaml.safe_load(run.config.read_text(encoding="utf-8"))
-        saved = {str(key).replace("-", "_"): value for key, value in saved.items()}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        saved = {str(key).replace("-", "_"): value for key, value in read_yaml(run.config).items()}
+    except (MmkdError, AttributeError) as error:
         raise ConfigError(f"{run.config} cannot be read, so the run cannot be resumed") from error
     saved |= {
         name: Path(saved[name]) for name in ("cache", "model_config", "eval_templates") if name in saved

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from mmkd.cli.demo_result import SET_TITLES, Line, read_lines
 from mmkd.cli.demo_workspace import DemoWorkspace
-from mmkd.files import atomic_file, read_json
+from mmkd.files import atomic_file
+from mmkd.parse import read_json
 from mmkd.scenes import draw
 
 OUT = Path(__file__).parent / "images" / "demo.svg"

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkd.errors import MmkdError, TrainingError
-from mmkd.files import fsync, fsync_tree, read_json, write_json
+from mmkd.files import fsync, fsync_tree, write_json
+from mmkd.parse import read_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

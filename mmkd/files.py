@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmkd.errors import MmkdError
-
 
 def fsync(path: Path) -> None:
     """Bring a file, or a folder's list of names, onto the disk."""
@@ -86,22 +84,3 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as readable JSON with sorted keys, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path, *, limit: int = 256 << 20) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        MmkdError: the file is missing, larger than ``limit`` bytes, or holds no JSON object.
-    """
-    try:
-        if path.stat().st_size > limit:
-            raise MmkdError(f"{path} is larger than the {limit:,} bytes that such a file may have")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MmkdError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise MmkdError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise MmkdError(f"{path} holds a {type(value).__name__}; expected a JSON object")
-    return value

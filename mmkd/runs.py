@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.errors import ConfigError, ModelError
-from mmkd.files import read_json, write_json
+from mmkd.files import write_json
+from mmkd.parse import read_json
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
 TRAINING, FINISHED = "training", "finished"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmkd.errors import ConfigError
-from mmkd.files import read_json
+from mmkd.parse import read_json
 
 Towers = Literal["both", "image", "text", "isolated"]
 TOWERS: tuple[Towers, ...] = ("both", "image", "text", "isolated")

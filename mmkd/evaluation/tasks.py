@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from mmkd.data import LabelledDataset, open_labelled
-from mmkd.errors import ConfigError, DataError
+from mmkd.errors import ConfigError, DataError, MmkdError
 from mmkd.evaluation.zero_shot import ZeroShotTask, check_templates
+from mmkd.parse import read_text, read_yaml
 
 # For data of one's own, where nobody has tuned a list.
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -132,9 +133,9 @@ def read_templates(path: Path) -> tuple[str, ...]:
         ConfigError: the file cannot be read, or holds no templates.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        values: Any = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else text.splitlines()
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        listed = path.suffix in (".yaml", ".yml")
+        values: Any = read_yaml(path) if listed else read_text(path).splitlines()
+    except MmkdError as error:
         raise ConfigError(f"cannot read templates from {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise ConfigError(f"{path} is no list of texts; expected templates such as 'a photo of a {{}}.'")
