@@ -86,7 +86,7 @@ def run_bias(teacher: Subject, student: Subject, *, batch_size: int) -> "BiasRep
 
 def zero_shot_doubts(student: Subject, weights_hash: str) -> list[str]:
     """What the run's zero-shot report says against the student: at chance, or collapsed, on every set."""
-    from mmkd.evaluation.zero_shot import SCHEMA, SCHEMA_VERSION
+    from mmkd.evaluation.zero_shot_report import SCHEMA, SCHEMA_VERSION
     from mmkd.parse import read_json
 
     file = None if student.run is None else student.run.folder / ZERO_SHOT_REPORT

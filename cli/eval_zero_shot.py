@@ -14,7 +14,8 @@ from mmkd.cli.workspace import Workspace
 
 if TYPE_CHECKING:
     from mmkd.evaluation.statistics import Score
-    from mmkd.evaluation.zero_shot import SetReport, ZeroShotReport, ZeroShotTask
+    from mmkd.evaluation.zero_shot import ZeroShotTask
+    from mmkd.evaluation.zero_shot_report import SetReport, ZeroShotReport
 
 DEFAULT_DATA = ("cifar10", "cifar100", "stl10")
 REPORT = "zero-shot.json"
@@ -85,7 +86,8 @@ def run_zero_shot(
     subjects: Sequence[Subject], tasks: "Sequence[ZeroShotTask]", *, batch_size: int, limit: int | None
 ) -> "ZeroShotReport":
     """Evaluate every model on every set, saying what is done; the one named ``teacher`` is the reference."""
-    from mmkd.evaluation.zero_shot import ZeroShotReport, choose_rows, evaluate
+    from mmkd.evaluation.zero_shot import choose_rows, evaluate
+    from mmkd.evaluation.zero_shot_report import ZeroShotReport
 
     encoders = {}
     for subject in subjects:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmkd.encoders import PairEncoder
     from mmkd.evaluation.bias import BiasReport
-    from mmkd.evaluation.zero_shot import ZeroShotReport, ZeroShotTask
+    from mmkd.evaluation.zero_shot import ZeroShotTask
+    from mmkd.evaluation.zero_shot_report import ZeroShotReport
 
 
 def zero_shot(
@@ -35,7 +36,8 @@ def zero_shot(
         ModelError: a model's embeddings are zero or not finite.
     """
     from mmkd.evaluation.tasks import open_task
-    from mmkd.evaluation.zero_shot import ZeroShotReport, evaluate
+    from mmkd.evaluation.zero_shot import evaluate
+    from mmkd.evaluation.zero_shot_report import ZeroShotReport
 
     encoders = {"student": student} if teacher is None else {"teacher": teacher, "student": student}
     task = open_task(data) if isinstance(data, str) else data

@@ -170,7 +170,7 @@ def test_builtin_words() -> None:
 
 def model_of(cosines: np.ndarray, **changes) -> ModelBias:
     gaps = cosines[:, : cosines.shape[1] // 2].mean(axis=1) - cosines[:, cosines.shape[1] // 2 :].mean(axis=1)
-    found = ModelBias(SPEC, cosines, gaps, (), Geometry(40.0, 81, 0.8), DirectionTest(0.5, 1 / 64))
+    found = ModelBias(SPEC, cosines, gaps, (), Geometry(40.0, 81, 0.8, -2.0), DirectionTest(0.5, 1 / 64))
     return replace(found, **changes)
 
 
@@ -201,7 +201,7 @@ def test_conclusions_are_withheld_with_the_reason(words: BiasWords, cosines: np.
             {"unknown": words.targets + words.terms},
             r"student: its tokenizer does not know 95 of the 95 words",
         ),
-        ({"geometry": Geometry(1.2, 81, 0.97)}, r"collapsed \(effective rank 1.2 of 81\)"),
+        ({"geometry": Geometry(1.2, 81, 0.97, -0.1)}, r"collapsed \(effective rank 1.2 of 81\)"),
         ({"direction": DirectionTest(0.0, 0.4)}, "does not tell the terms' gender: woman - man"),
         ({"direction": None}, "same embeddings"),
     ):

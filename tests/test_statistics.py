@@ -151,7 +151,7 @@ def test_collapse_is_named_and_only_where_it_is() -> None:
     assert not geometry(spread).collapsed
     assert geometry(nearly_constant).collapsed
     assert geometry(two_valued).collapsed
-    assert Geometry(1.3, 512, 0.9).describe() == "effective rank 1.3 of 512"
+    assert Geometry(1.3, 512, 0.9, -0.5).describe() == "effective rank 1.3 of 512"
 
 
 @pytest.mark.parametrize("bad", [np.zeros((1, 3)), np.full((1, 3), np.nan), np.array([[np.inf, 1.0, 0.0]])])

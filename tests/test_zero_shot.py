@@ -16,18 +16,16 @@ from mmkd.errors import ConfigError, DataError, ModelError
 from mmkd.evaluation.statistics import unit_vectors
 from mmkd.evaluation.tasks import builtin_sets, find_builtin, match_classes, open_task, read_templates
 from mmkd.evaluation.zero_shot import (
-    RECALL,
-    TOP_1,
-    TOP_5,
-    ZeroShotReport,
+    Answers,
     ZeroShotTask,
     choose_rows,
     class_weights,
     evaluate,
-    scores_from_ranks,
+    scores_of,
     similarities,
     true_ranks,
 )
+from mmkd.evaluation.zero_shot_report import RECALL, TOP_1, TOP_5, ZeroShotReport
 
 SPEC = TeacherSpec("fake", None, "w", "p", "t", 2, 100.0, (1, 1))
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -68,6 +66,10 @@ def task_of(count: int, class_names=COLOURS, templates=("{}",), **changes) -> Ze
     return ZeroShotTask("colours", images, tuple(class_names), tuple(templates), **changes)
 
 
+def judge(similarity: np.ndarray, labels: np.ndarray) -> dict:
+    return scores_of(Answers.of(similarity, labels), labels, similarity.shape[1])
+
+
 def test_ranks_by_hand_and_ties_count_against_the_model() -> None:
     scores = np.array([[0.9, 0.1, 0.5], [0.2, 0.2, 0.1], [0.3, 0.3, 0.3], [0.1, 0.7, 0.7]])
     assert true_ranks(scores, np.array([0, 0, 1, 0])).tolist() == [0, 1, 2, 2]
@@ -76,8 +78,7 @@ def test_ranks_by_hand_and_ties_count_against_the_model() -> None:
 def test_a_constant_encoder_scores_zero_on_everything() -> None:
     labels = np.arange(60) % 12
     unit = unit_vectors(np.ones((60, 7)))
-    ranks = true_ranks(similarities(unit, unit_vectors(np.full((12, 7), 0.3))), labels)
-    scores = scores_from_ranks(ranks, labels, 12)
+    scores = judge(similarities(unit, unit_vectors(np.full((12, 7), 0.3))), labels)
     assert {name: score.value for name, score in scores.items()} == {TOP_1: 0, TOP_5: 0, RECALL: 0}
     assert all(score.at_chance for score in scores.values())
 
@@ -86,7 +87,7 @@ def test_metrics_equal_scikit_learn() -> None:
     generator = np.random.default_rng(0)
     labels = generator.choice(9, size=400, p=np.arange(1, 10) / 45)
     similarity = generator.normal(size=(400, 9)) + 1.5 * np.eye(9)[labels]
-    scores = scores_from_ranks(true_ranks(similarity, labels), labels, 9)
+    scores = judge(similarity, labels)
     assert scores[TOP_1].value == pytest.approx(top_k_accuracy_score(labels, similarity, k=1))
     assert scores[TOP_5].value == pytest.approx(top_k_accuracy_score(labels, similarity, k=5))
     assert scores[RECALL].value == pytest.approx(balanced_accuracy_score(labels, similarity.argmax(axis=1)))
@@ -99,8 +100,7 @@ def test_scores_do_not_depend_on_the_order_of_images_or_classes() -> None:
     labels, similarity = generator.integers(0, 8, 100), generator.normal(size=(100, 8))
     images, classes = generator.permutation(100), generator.permutation(8)
     shuffled = similarity[images][:, np.argsort(classes)]
-    expected = scores_from_ranks(true_ranks(similarity, labels), labels, 8)
-    found = scores_from_ranks(true_ranks(shuffled, classes[labels][images]), classes[labels][images], 8)
+    expected, found = judge(similarity, labels), judge(shuffled, classes[labels][images])
     assert {name: score.value for name, score in found.items()} == pytest.approx(
         {name: score.value for name, score in expected.items()}
     )
@@ -109,14 +109,14 @@ def test_scores_do_not_depend_on_the_order_of_images_or_classes() -> None:
 def test_a_random_encoder_is_called_chance_in_at_least_95_of_100_draws() -> None:
     generator = np.random.default_rng(2)
     labels = np.arange(500) % 10
-    draws = [true_ranks(generator.normal(size=(500, 10)), labels) for _ in range(100)]
-    assert sum(scores_from_ranks(ranks, labels, 10)[TOP_1].at_chance for ranks in draws) >= 95
+    draws = [judge(generator.normal(size=(500, 10)), labels) for _ in range(100)]
+    assert sum(scores[TOP_1].at_chance for scores in draws) >= 95
 
 
 @pytest.mark.parametrize(("classes", "has_top_5"), [(2, False), (5, False), (6, True)])
 def test_top_5_is_left_out_where_it_is_always_right(classes: int, has_top_5: bool) -> None:
     labels = np.arange(30) % classes
-    assert (TOP_5 in scores_from_ranks(np.zeros(30, dtype=int), labels, classes)) is has_top_5
+    assert (TOP_5 in judge(np.eye(classes)[labels], labels)) is has_top_5
 
 
 def test_class_weights_by_hand() -> None:

@@ -3,7 +3,19 @@
 from importlib import import_module
 from typing import Any
 
-_SUBMODULES = ("bias", "plots", "statistics", "tasks", "words", "zero_shot")
+_SUBMODULES = (
+    "bias",
+    "calibration",
+    "embedded",
+    "paired",
+    "permutation",
+    "plots",
+    "statistics",
+    "tasks",
+    "words",
+    "zero_shot",
+    "zero_shot_report",
+)
 
 
 def __getattr__(name: str) -> Any:

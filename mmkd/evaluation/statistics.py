@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
+SIGNIFICANCE = (1 - CONFIDENCE) / 2  # of one side, as the lower end of an interval
 
 # An encoder is called collapsed when its vectors span hardly more than one direction, or all but coincide.
 # Both are needed: a point cloud of radius 0.1 still has a high rank, a two-valued encoder a low mean cosine.
@@ -33,16 +34,20 @@ class Score:
         value: the score.
         interval: its 95 % interval.
         chance: what the best guesser reaches without looking at the images.
+        p_value: share of the orders of the class names that score as high; ``None``: not asked, or too few classes
+            for any order to be rare.
     """
 
     value: float
     interval: Interval
     chance: float
+    p_value: float | None = None
 
     @property
     def at_chance(self) -> bool:
-        """Whether the score cannot be told from guessing, or is worse."""
-        return is_chance(self.interval, self.chance)
+        """Whether the score cannot be told from guessing, or from the names being shuffled, or is worse."""
+        shuffled = self.p_value is not None and self.p_value > SIGNIFICANCE
+        return shuffled or is_chance(self.interval, self.chance)
 
     def to_json(self) -> dict[str, Any]:
         """The numbers and the word, as JSON values."""
@@ -51,6 +56,7 @@ class Score:
             "low": self.interval.low,
             "high": self.interval.high,
             "chance": self.chance,
+            "p_value": self.p_value,
             "at_chance": self.at_chance,
         }
 
@@ -63,11 +69,13 @@ class Geometry:
         effective_rank: between 1 and ``max_rank``; see :func:`effective_rank`.
         max_rank: the smaller of the number of vectors and their width.
         mean_cosine: mean cosine over all pairs of different vectors.
+        uniformity: 0 where all coincide, lower the more evenly they fill the sphere; see :func:`uniformity`.
     """
 
     effective_rank: float
     max_rank: int
     mean_cosine: float
+    uniformity: float
 
     @property
     def _low_rank(self) -> bool:
@@ -90,6 +98,7 @@ class Geometry:
             "effective_rank": self.effective_rank,
             "max_rank": self.max_rank,
             "mean_cosine": self.mean_cosine,
+            "uniformity": self.uniformity,
             "collapsed": self.collapsed,
         }
 
@@ -257,7 +266,40 @@ def mean_pairwise_cosine(unit: ArrayLike) -> float:
     return (total - n) / (n * (n - 1))
 
 
-def geometry(unit: ArrayLike) -> Geometry:
-    """Effective rank and mean pairwise cosine of unit vectors (N, D), N at least 2."""
+def uniformity(unit: ArrayLike, *, most: int = 2_048) -> float:
+    """Logarithm of the mean Gaussian potential of all pairs of different rows, exp(-2 d^2).
+
+    Args:
+        unit: (N, D), unit length, N at least 2.
+        most: rows to take, evenly spread; their pairs are what costs.
+
+    Source: Wang and Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on
+    the Hypersphere", ICML 2020, eq. 5, t = 2.
+    """
     values = np.asarray(unit, dtype=np.float64)
-    return Geometry(effective_rank(values), min(values.shape), mean_pairwise_cosine(values))
+    if len(values) > most:
+        values = values[np.arange(most) * len(values) // most]
+    potential = np.exp(-4 * (1 - values @ values.T))
+    n = len(values)
+    return float(np.log((potential.sum() - np.trace(potential)) / (n * (n - 1))))
+
+
+def alignment(first: ArrayLike, second: ArrayLike) -> float:
+    """Mean squared distance of two unit vectors that belong together: 0 where they coincide, 4 at most.
+
+    Args:
+        first: (N, D), unit length, such as images.
+        second: (N, D), unit length, such as the weights of their classes.
+
+    Source: Wang and Isola, ICML 2020, eq. 4, alpha = 2.
+    """
+    cosines = (np.asarray(first, dtype=np.float64) * np.asarray(second, dtype=np.float64)).sum(axis=1)
+    return float((2 - 2 * cosines).mean())
+
+
+def geometry(unit: ArrayLike) -> Geometry:
+    """Effective rank, mean pairwise cosine and uniformity of unit vectors (N, D), N at least 2."""
+    values = np.asarray(unit, dtype=np.float64)
+    return Geometry(
+        effective_rank(values), min(values.shape), mean_pairwise_cosine(values), uniformity(values)
+    )

@@ -1,37 +1,40 @@
 """Zero-shot classification, as OpenAI's CLIP does it, with what each score is worth."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmkd.errors import ConfigError, DataError, ModelError
+from mmkd.errors import ConfigError, DataError
+from mmkd.evaluation.calibration import confidences, expected_calibration_error
+from mmkd.evaluation.embedded import (
+    BATCH_SIZE,
+    ContentHash,
+    EmbeddedImages,
+    KeptEmbeddings,
+    directions,
+    embed_images,
+    embed_texts,
+)
+from mmkd.evaluation.permutation import FEWEST, class_permutation_p
 from mmkd.evaluation.statistics import (
-    CONFIDENCE,
-    Geometry,
     Score,
+    alignment,
     geometry,
     mean_recall_chance,
     mean_recall_interval,
-    retention,
     top_k_chance,
-    unit_vectors,
     wilson_interval,
 )
-from mmkd.images import BadImageError, decode_image
+from mmkd.evaluation.zero_shot_report import RECALL, TOP_1, TOP_5, ModelScores, SetReport
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from mmkd.embeddings import TeacherSpec
     from mmkd.encoders import PairEncoder
 
-SCHEMA = "mmkd.zero-shot"
-SCHEMA_VERSION = 1
-TOP_1, TOP_5, RECALL = "top-1", "top-5", "mean per-class recall"
+_CHUNK = 4_096  # images whose cosines with all classes are held at a time
 
 
 class LabelledImages(Protocol):
@@ -89,122 +92,6 @@ class ZeroShotTask:
         return label if self.classes is None else self.classes[label]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelScores:
-    """One model on one set.
-
-    Attributes:
-        scores: by metric: ``top-1``, ``top-5`` (more than 5 classes only), ``mean per-class recall``.
-        image_geometry: of the image embeddings.
-        text_geometry: of the K class weights.
-    """
-
-    scores: Mapping[str, Score]
-    image_geometry: Geometry
-    text_geometry: Geometry
-
-    @property
-    def at_chance(self) -> bool:
-        """Whether top-1 cannot be told from guessing."""
-        return self.scores[TOP_1].at_chance
-
-    @property
-    def collapsed(self) -> str | None:
-        """``collapsed (effective rank 1.3 of 512)``, or ``None`` where neither tower is."""
-        if self.image_geometry.collapsed:
-            return f"collapsed ({self.image_geometry.describe()})"
-        if self.text_geometry.collapsed:
-            return f"collapsed text ({self.text_geometry.describe()})"
-        return None
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "scores": {name: score.to_json() for name, score in self.scores.items()},
-            "at_chance": self.at_chance,
-            "collapsed": self.collapsed is not None,
-            "image_embeddings": self.image_geometry.to_json(),
-            "class_weights": self.text_geometry.to_json(),
-        }
-
-
-@dataclass(frozen=True)
-class SetReport:
-    """All models on one set.
-
-    Attributes:
-        task: what was evaluated.
-        labels: int (N,), the class of each image that could be decoded.
-        skipped: how many images could not, by reason.
-        models: scores by the model's name, in the order of evaluation.
-    """
-
-    task: ZeroShotTask
-    labels: NDArray[np.int64]
-    skipped: Mapping[str, int]
-    models: Mapping[str, ModelScores]
-
-    @property
-    def notes(self) -> list[str]:
-        """What a reader of the scores must know."""
-        notes = [f"{count:,} images left out: {reason}" for reason, count in sorted(self.skipped.items())]
-        absent = len(self.task.class_names) - len(np.unique(self.labels))
-        if absent:
-            notes.append(f"{absent} of {len(self.task.class_names)} classes have no image")
-        if len(self.task.class_names) <= 5:
-            notes.append(f"no top-5: with {len(self.task.class_names)} classes it is always right")
-        return notes
-
-    def retention(self, model: str, reference: str | None) -> dict[str, float | None]:
-        """What ``model`` kept of ``reference``'s score over chance, by metric."""
-        if reference is None or model == reference or reference not in self.models:
-            return {}
-        scores = self.models[reference].scores
-        return {name: retention(score, scores[name]) for name, score in self.models[model].scores.items()}
-
-    def to_json(self, reference: str | None) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "name": self.task.name,
-            "source": self.task.source,
-            "images": len(self.labels),
-            "skipped": dict(self.skipped),
-            "class_names": list(self.task.class_names),
-            "templates": list(self.task.templates),
-            "notes": self.notes,
-            "models": {
-                name: {**scores.to_json(), "retention": self.retention(name, reference)}
-                for name, scores in self.models.items()
-            },
-        }
-
-
-@dataclass(frozen=True)
-class ZeroShotReport:
-    """Models beside one another on several sets.
-
-    Attributes:
-        models: what identifies each model, by name.
-        reference: the name of the teacher, that the others are measured against.
-        sets: one report a set.
-    """
-
-    models: Mapping[str, "TeacherSpec"]
-    reference: str | None
-    sets: tuple[SetReport, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON object; ``schema_version`` changes when a key changes its meaning or goes."""
-        return {
-            "schema": SCHEMA,
-            "schema_version": SCHEMA_VERSION,
-            "confidence": CONFIDENCE,
-            "reference": self.reference,
-            "models": {name: asdict(spec) for name, spec in self.models.items()},
-            "sets": [report.to_json(self.reference) for report in self.sets],
-        }
-
-
 def check_templates(templates: Sequence[str], where: str) -> None:
     """Refuse what is no list of templates.
 
@@ -218,8 +105,30 @@ def check_templates(templates: Sequence[str], where: str) -> None:
             raise ConfigError(f"template {template!r} of {where} has no single {{}} to put the class name in")
 
 
+def class_sentences(
+    encoder: "PairEncoder",
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    *,
+    batch_size: int = BATCH_SIZE,
+    kept: KeptEmbeddings | None = None,
+) -> NDArray[np.float64]:
+    """Unit vectors (K, T, D) of each class's name in each template.
+
+    Raises:
+        ModelError: an embedding is zero or not finite.
+    """
+    sentences = [template.replace("{}", name) for name in class_names for template in templates]
+    vectors = embed_texts(encoder, sentences, batch_size=batch_size, kept=kept)
+    return vectors.reshape(len(class_names), len(templates), -1)
+
+
 def class_weights(
-    encoder: "PairEncoder", class_names: Sequence[str], templates: Sequence[str], *, batch_size: int = 256
+    encoder: "PairEncoder",
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    *,
+    batch_size: int = BATCH_SIZE,
 ) -> NDArray[np.float64]:
     """One unit vector a class: the normalised mean of its templates' normalised embeddings.
 
@@ -231,11 +140,8 @@ def class_weights(
 
     Source: openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb.
     """
-    sentences = [template.replace("{}", name) for name in class_names for template in templates]
-    batches = [sentences[i : i + batch_size] for i in range(0, len(sentences), batch_size)]
-    vectors = np.concatenate([encoder.encode_texts(batch).numpy() for batch in batches])
-    by_class = _directions(encoder, vectors).reshape(len(class_names), len(templates), -1)
-    return _directions(encoder, by_class.mean(axis=1))
+    sentences = class_sentences(encoder, class_names, templates, batch_size=batch_size)
+    return directions(encoder, sentences.mean(axis=1))
 
 
 def similarities(images: ArrayLike, weights: ArrayLike) -> NDArray[np.float32]:
@@ -263,26 +169,82 @@ def true_ranks(scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any
     return ranks
 
 
-def scores_from_ranks(
-    ranks: NDArray[np.integer[Any]], labels: NDArray[np.integer[Any]], classes: int
-) -> dict[str, Score]:
-    """Top-1, top-5 (with more than 5 classes) and mean per-class recall, each with interval and chance line.
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered to each image.
+
+    Attributes:
+        ranks: int64 (N,), how many other classes scored at least as high as the true one.
+        predicted: int64 (N,), the class that scored highest alone; -1 where several did.
+        confidence: float64 (N,), the probability that the model gave its answer.
+        credit: for k, int64 (K, K): how many images of class i would be right at top-k if class j were theirs.
+    """
+
+    ranks: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    confidence: NDArray[np.float64]
+    credit: Mapping[int, NDArray[np.int64]]
+
+    @classmethod
+    def of(
+        cls, scores: NDArray[np.floating[Any]], labels: NDArray[np.integer[Any]], *, logit_scale: float = 1.0
+    ) -> "Answers":
+        """The answers that lie in ``scores`` (N, K), cosines of images with classes."""
+        classes = scores.shape[1]
+        credit = {}
+        for k in (1, 5):
+            if k < classes:
+                # Only what scores above the (k + 1)-th is among the first k alone: a tie counts against.
+                bar = np.partition(scores, classes - k - 1, axis=1)[:, classes - k - 1]
+                image, answer = np.nonzero(scores > bar[:, None])
+                flat = np.bincount(labels[image] * classes + answer, minlength=classes * classes)
+                credit[k] = flat.reshape(classes, classes)
+        best = scores.argmax(axis=1)
+        alone = (scores == scores.max(axis=1, keepdims=True)).sum(axis=1) == 1
+        return cls(
+            true_ranks(scores, labels), np.where(alone, best, -1), confidences(scores, logit_scale), credit
+        )
+
+    @classmethod
+    def join(cls, parts: "Sequence[Answers]") -> "Answers":
+        """Those of several sets of images in one."""
+        return cls(
+            np.concatenate([part.ranks for part in parts]),
+            np.concatenate([part.predicted for part in parts]),
+            np.concatenate([part.confidence for part in parts]),
+            {k: np.sum([part.credit[k] for part in parts], axis=0) for k in parts[0].credit},
+        )
+
+
+def scores_of(answers: Answers, labels: NDArray[np.integer[Any]], classes: int) -> dict[str, Score]:
+    """Top-1, top-5 (with more than 5 classes) and mean per-class recall, each with interval, chance line and p.
 
     Args:
-        ranks: int (N,), from :func:`true_ranks`.
+        answers: to N images.
         labels: int (N,).
         classes: K.
     """
-    scores = {}
+    ranks, scores = answers.ranks, {}
+
+    def p_value(credit: NDArray[Any]) -> float | None:
+        return class_permutation_p(credit) if classes >= FEWEST else None
+
     for name, k in ((TOP_1, 1), (TOP_5, 5)):
         if k < classes or k == 1:
             right = int((ranks < k).sum())
             interval = wilson_interval(right, len(ranks))
-            scores[name] = Score(right / len(ranks), interval, top_k_chance(labels, k, classes))
+            chance = top_k_chance(labels, k, classes)
+            scores[name] = Score(right / len(ranks), interval, chance, p_value(answers.credit[k]))
     present, inverse, trials = np.unique(labels, return_inverse=True, return_counts=True)
     correct = np.bincount(inverse[ranks == 0], minlength=len(present))
-    interval = mean_recall_interval(correct, trials)
-    scores[RECALL] = Score(float((correct / trials).mean()), interval, mean_recall_chance(labels))
+    weighted = np.zeros((classes, classes))
+    weighted[present] = answers.credit[1][present] / trials[:, None]
+    scores[RECALL] = Score(
+        float((correct / trials).mean()),
+        mean_recall_interval(correct, trials),
+        mean_recall_chance(labels),
+        p_value(weighted),
+    )
     return scores
 
 
@@ -294,96 +256,115 @@ def choose_rows(rows: int, limit: int | None) -> NDArray[np.int64]:
 
 
 def evaluate(
-    encoders: Mapping[str, "PairEncoder"],
+    encoders: "Mapping[str, PairEncoder]",
     task: ZeroShotTask,
     *,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     limit: int | None = None,
+    by_template: bool = False,
+    kept: KeptEmbeddings | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> SetReport:
     """Classify one set with every model; each image is decoded once, and encoded once a model.
 
     Args:
-        encoders: models by name.
+        encoders: models by name, at least one.
         task: the set.
         batch_size: images, or sentences, a forward pass.
         limit: images to take, evenly spread; ``None``: all.
+        by_template: also score each template alone.
+        kept: embeddings of earlier evaluations, and where those of this one are kept.
         progress: called with the number of images of each batch done.
 
     Raises:
         DataError: fewer than 2 images can be decoded, or a label is out of range.
         ModelError: a model's embeddings are zero or not finite.
     """
-    weights = {
-        name: class_weights(encoder, task.class_names, task.templates, batch_size=batch_size)
-        for name, encoder in encoders.items()
-    }
-    skipped: Counter[str] = Counter()
-    labels: list[int] = []
-    vectors: dict[str, list[NDArray[np.float64]]] = {name: [] for name in encoders}
-    for rows, images, batch_labels in _batches(
-        task, choose_rows(len(task.images), limit), batch_size, skipped
-    ):
-        if images:
-            labels += batch_labels
-            for name, unit in _encode(encoders, images).items():
-                vectors[name].append(unit)
-        if progress is not None:
-            progress(rows)
-    if len(labels) < 2:
-        raise DataError(f"{task.name} has {len(labels)} images that can be decoded; expected at least 2")
-    truth = np.array(labels)
-    return SetReport(
-        task,
-        truth,
-        dict(skipped),
-        {name: _judge(np.concatenate(vectors[name]), weights[name], truth) for name in encoders},
+    rows = choose_rows(len(task.images), limit)
+    labels, content = _survey(task, rows)
+    embedded = embed_images(
+        encoders,
+        _Bytes(task),
+        rows.tolist(),
+        batch_size=batch_size,
+        kept=kept,
+        content=content,
+        progress=progress,
     )
+    first = next(iter(embedded.values()))
+    places, skipped = first.places, first.skipped
+    if len(places) < 2:
+        raise DataError(f"{task.name} has {len(places)} images that can be decoded; expected at least 2")
+    models = {}
+    for name, encoder in encoders.items():
+        sentences = class_sentences(
+            encoder, task.class_names, task.templates, batch_size=batch_size, kept=kept
+        )
+        models[name] = _judge(encoder, embedded[name], sentences, labels[places], by_template)
+    return SetReport(task, labels[places], rows[places], skipped, models)
 
 
 def _judge(
-    images: NDArray[np.float64], weights: NDArray[np.float64], labels: NDArray[np.int64]
+    encoder: "PairEncoder",
+    embedded: EmbeddedImages,
+    sentences: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    by_template: bool,
 ) -> ModelScores:
-    ranks = true_ranks(similarities(images, weights), labels)
-    scores = scores_from_ranks(ranks, labels, len(weights))
-    return ModelScores(scores, geometry(images), geometry(weights))
+    weights = directions(encoder, sentences.mean(axis=1))
+    answers = answer(embedded.vectors, weights, labels, logit_scale=encoder.spec.logit_scale or 1.0)
+    return ModelScores(
+        scores_of(answers, labels, len(weights)),
+        geometry(embedded.vectors),
+        geometry(weights),
+        alignment(embedded.vectors, weights[labels]),
+        expected_calibration_error(answers.confidence, answers.ranks == 0),
+        answers.predicted,
+        answers.ranks == 0,
+        tuple(_template_score(embedded.vectors, sentences[:, i], labels) for i in range(sentences.shape[1]))
+        if by_template
+        else (),
+    )
 
 
-def _batches(
-    task: ZeroShotTask, rows: NDArray[np.int64], batch_size: int, skipped: Counter[str]
-) -> Iterator[tuple[int, "list[Image]", list[int]]]:
-    for start in range(0, len(rows), batch_size):
-        images, labels = [], []
-        batch = rows[start : start + batch_size]
-        for row in batch.tolist():
-            data, label = task.images[row]
-            labels.append(task.label(row, label))
-            try:
-                images.append(decode_image(data))
-            except BadImageError as error:
-                labels.pop()
-                skipped[error.reason] += 1
-        yield len(batch), images, labels
+def answer(
+    images: ArrayLike, weights: ArrayLike, labels: NDArray[np.int64], *, logit_scale: float = 1.0
+) -> Answers:
+    """What the class weights (K, D) answer to images (N, D), some thousands of images at a time."""
+    vectors = np.asarray(images)
+    parts = [slice(first, first + _CHUNK) for first in range(0, len(vectors), _CHUNK)]
+    return Answers.join(
+        [
+            Answers.of(similarities(vectors[part], weights), labels[part], logit_scale=logit_scale)
+            for part in parts
+        ]
+    )
 
 
-def _encode(
-    encoders: Mapping[str, "PairEncoder"], images: "Sequence[Image]"
-) -> dict[str, NDArray[np.float64]]:
-    # A student has its teacher's preprocessing, which on small images costs as much as the model.
-    pixels: dict[str, Any] = {}
-    found = {}
-    for name, encoder in encoders.items():
-        key = encoder.spec.preprocess_hash
-        if key not in pixels:
-            pixels[key] = encoder.preprocess(images)
-        found[name] = _directions(encoder, encoder.encode_pixels(pixels[key]).numpy())
-    return found
+def _template_score(images: ArrayLike, weights: ArrayLike, labels: NDArray[np.int64]) -> Score:
+    answers = answer(images, weights, labels)
+    right, classes = int((answers.ranks == 0).sum()), len(np.asarray(weights))
+    return Score(right / len(labels), wilson_interval(right, len(labels)), top_k_chance(labels, 1, classes))
 
 
-def _directions(encoder: "PairEncoder", vectors: ArrayLike) -> NDArray[np.float64]:
-    try:
-        return unit_vectors(vectors)
-    except ValueError as error:
-        raise ModelError(
-            f"{encoder.spec.model} gives embeddings that are zero or not finite; expected a trained CLIP"
-        ) from error
+class _Bytes:
+    """A task's images without their labels."""
+
+    def __init__(self, task: ZeroShotTask) -> None:
+        self._images = task.images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, row: int) -> bytes:
+        return self._images[row][0]
+
+
+def _survey(task: ZeroShotTask, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], str]:
+    """The classes of ``rows``, and the hash of their images."""
+    content, labels = ContentHash(), np.empty(len(rows), dtype=np.int64)
+    for place, row in enumerate(rows.tolist()):
+        data, label = task.images[row]
+        content.add(data)
+        labels[place] = task.label(row, label)
+    return labels, content.hexdigest()
