@@ -2,14 +2,13 @@
 
 import bisect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import xxhash
-
 from mmkd.errors import ConfigError, DataError
+from mmkd.pairs import DataSource, Pair, PairTable, row_hash
 from mmkd.sources import (
     absolute_spec,
     base_folder,
@@ -22,6 +21,16 @@ from mmkd.sources import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+__all__ = [
+    "DataSource",
+    "LabelledDataset",
+    "Pair",
+    "PairDataset",
+    "open_labelled",
+    "open_pairs",
+    "row_hash",
+]
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 CAPTION_NAMES = (
@@ -40,57 +49,6 @@ KEY_NAMES = ("key", "id", "url", "file_name", "filename", "path", "image_id", "l
 
 
 @dataclass(frozen=True)
-class DataSource:
-    """Where pairs come from, as a manifest records it; ``None`` means: guess.
-
-    Attributes:
-        spec: hub id, file, glob or folder.
-        split: the split's name.
-        image_column: the column of images.
-        caption_column: the column of captions or, with ``template``, of labels.
-        template: what a label's class name is put into; None where the column holds captions.
-    """
-
-    spec: str
-    split: str | None = None
-    image_column: str | None = None
-    caption_column: str | None = None
-    template: str | None = None
-
-    def to_json(self) -> dict[str, str | None]:
-        """As a JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "DataSource":
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            DataError: a key is unknown, missing, or of the wrong type.
-        """
-        names = {field.name for field in fields(cls)}
-        wrong = [k for k in value if k not in names or not (value[k] is None or isinstance(value[k], str))]
-        if wrong or not isinstance(value.get("spec"), str):
-            raise DataError(
-                f"found the data source {value}; expected strings or null for {', '.join(sorted(names))}"
-            )
-        return cls(**value)
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One image with all its captions; blank captions are left out, so there may be none.
-
-    Attributes:
-        image: the encoded image; empty where the data has none or its file is missing.
-        captions: the captions that hold more than white space.
-    """
-
-    image: bytes
-    captions: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Table:
     """One opened source: its rows and how to read a pair from them."""
 
@@ -98,6 +56,13 @@ class _Table:
     source: DataSource
     folder: Path | None
     names: tuple[str, ...] | None  # class names, where captions are made from labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pair(self, row: int) -> Pair:
+        values = self.rows[row]
+        return Pair(self.image(values), self.captions(values))
 
     def image(self, row: dict[str, Any]) -> bytes:
         column = self.source.image_column
@@ -122,6 +87,16 @@ class _Table:
             f"image: {source.image_column} · caption: {made}{source.caption_column}"
         )
 
+    def longest_list(self) -> int:
+        import pyarrow.compute as pc
+
+        column = self.source.caption_column
+        feature = None if column is None else self.rows.features[column]
+        if getattr(feature, "feature", None) is None:
+            return 1
+        batches = self.rows.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
+        return max(1, *(pc.max(pc.list_value_length(batch[column])).as_py() or 0 for batch in batches))
+
     def caption_values(self) -> Iterable[Any]:
         for batch in self.rows.select_columns([str(self.source.caption_column)]).iter(batch_size=10_000):
             yield from batch[str(self.source.caption_column)]
@@ -136,9 +111,9 @@ class PairDataset:
         sides: what is read of a pair: ``image``, ``text`` or both.
     """
 
-    def __init__(self, tables: Sequence[_Table], limit: int | None = None) -> None:
+    def __init__(self, tables: Sequence[PairTable], limit: int | None = None) -> None:
         self._tables = tuple(tables)
-        self._ends = list(accumulate(len(table.rows) for table in tables))
+        self._ends = list(accumulate(len(table) for table in tables))
         self._length = self._ends[-1] if limit is None else min(limit, self._ends[-1])
         self.limit = limit
         self.sources = [table.source for table in tables]
@@ -152,14 +127,12 @@ class PairDataset:
         if not 0 <= row < self._length:
             raise IndexError(f"row {row} of {self._length}")
         which = bisect.bisect_right(self._ends, row)
-        table = self._tables[which]
-        values = table.rows[row - (self._ends[which - 1] if which else 0)]
-        return Pair(table.image(values), table.captions(values))
+        return self._tables[which].pair(row - (self._ends[which - 1] if which else 0))
 
     @property
     def max_captions(self) -> int:
         """The largest number of captions that any row of any source has, blank ones included."""
-        return max(_longest_list(table) for table in self._tables)
+        return max(table.longest_list() for table in self._tables)
 
     def describe(self) -> list[str]:
         """One line for each source: what it is and what was guessed."""
@@ -245,12 +218,6 @@ def open_labelled(
     return LabelledDataset(_Table(rows, source, base_folder(spec), names), numbers)
 
 
-def row_hash(pair: Pair) -> tuple[int, int]:
-    """xxh3_64 of the image's bytes and of the captions, joined by NUL as UTF-8."""
-    captions = "\x00".join(pair.captions).encode("utf-8", "surrogatepass")
-    return xxhash.xxh3_64_intdigest(pair.image), xxhash.xxh3_64_intdigest(captions)
-
-
 def _open_captioned(source: DataSource, sides: tuple[str, ...]) -> _Table:
     spec = source.spec
     if source.template is not None and "{}" not in source.template:
@@ -325,17 +292,6 @@ def _first(names: Sequence[str], among: Iterable[str]) -> str | None:
 def _is_text(feature: Any) -> bool:
     inner = getattr(feature, "feature", feature)
     return getattr(inner, "dtype", None) in ("string", "large_string")
-
-
-def _longest_list(table: _Table) -> int:
-    import pyarrow.compute as pc
-
-    column = table.source.caption_column
-    feature = None if column is None else table.rows.features[column]
-    if getattr(feature, "feature", None) is None:
-        return 1
-    batches = table.rows.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
-    return max(1, *(pc.max(pc.list_value_length(batch[column])).as_py() or 0 for batch in batches))
 
 
 def _image_bytes(value: Any, folder: Path | None) -> bytes:

@@ -1,0 +1,88 @@
+"""What a pair is, and what a manifest records of where pairs come from."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
+
+import xxhash
+
+from mmkd.errors import DataError
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where pairs come from, as a manifest records it; ``None`` means: guess.
+
+    Attributes:
+        spec: hub id, file, glob or folder.
+        split: the split's name.
+        image_column: the column of images.
+        caption_column: the column of captions or, with ``template``, of labels.
+        template: what a label's class name is put into; None where the column holds captions.
+    """
+
+    spec: str
+    split: str | None = None
+    image_column: str | None = None
+    caption_column: str | None = None
+    template: str | None = None
+
+    def to_json(self) -> dict[str, str | None]:
+        """As a JSON object."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "DataSource":
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            DataError: a key is unknown, missing, or of the wrong type.
+        """
+        names = {field.name for field in fields(cls)}
+        wrong = [k for k in value if k not in names or not (value[k] is None or isinstance(value[k], str))]
+        if wrong or not isinstance(value.get("spec"), str):
+            raise DataError(
+                f"found the data source {value}; expected strings or null for {', '.join(sorted(names))}"
+            )
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One image with all its captions; blank captions are left out, so there may be none.
+
+    Attributes:
+        image: the encoded image; empty where the data has none or its file is missing.
+        captions: the captions that hold more than white space.
+    """
+
+    image: bytes
+    captions: tuple[str, ...]
+
+
+class PairTable(Protocol):
+    """One opened source: pairs by their number, cheap to send to worker processes."""
+
+    @property
+    def source(self) -> DataSource:
+        """The source with every guess resolved."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def pair(self, row: int) -> Pair:
+        """Row ``row`` of the source, from 0."""
+        ...
+
+    def longest_list(self) -> int:
+        """The largest number of captions that any row has, blank ones included; at least 1."""
+        ...
+
+    def describe(self) -> str:
+        """One line: what it is and what was guessed."""
+        ...
+
+
+def row_hash(pair: Pair) -> tuple[int, int]:
+    """xxh3_64 of the image's bytes and of the captions, joined by NUL as UTF-8."""
+    captions = "\x00".join(pair.captions).encode("utf-8", "surrogatepass")
+    return xxhash.xxh3_64_intdigest(pair.image), xxhash.xxh3_64_intdigest(captions)
