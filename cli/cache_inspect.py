@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmkd.cli.cache_pictures import Pictures, write_page
-from mmkd.cli.cache_sources import clean_json, printable
+from mmkd.cli.cache_pictures import Pictures, write_neighbours
+from mmkd.cli.cache_sources import clean_json
 from mmkd.cli.cache_verify import CacheFolder, Data
-from mmkd.cli.console import console, progress, say, warn
+from mmkd.cli.console import console, printable, progress, say, warn
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.tables import align
 from mmkd.cli.workspace import Workspace
@@ -70,7 +70,7 @@ def cache_inspect(
         say("saved", str(json))
     if html is not None:
         title = printable(f"{folder}, by {manifest.teacher.model}")
-        write_page(html, facts, found.neighbourhoods, pictures, title=title, note=note)
+        write_neighbours(html, facts, found.neighbourhoods, pictures, title=title, note=note)
         say("saved", str(html))
 
 

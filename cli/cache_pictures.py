@@ -1,19 +1,17 @@
 """The pictures and captions of a cache's rows, and the page that shows them."""
 
-import base64
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkd.cli.cache_sources import printable
+from mmkd.cli.console import printable
+from mmkd.cli.pages import thumbnail, write_page
 
 if TYPE_CHECKING:
     from mmkd.cache.overview import Neighbourhood
     from mmkd.cache.rows import RowReader
     from mmkd.data import Pair, PairDataset
 
-THUMBNAIL = 224
 MAX_CAPTION = 300
 NOT_THERE = "(no caption: the data is not here)"
 CHANGED = "(the data has changed since it was embedded)"
@@ -64,19 +62,8 @@ class Pictures:
 
     def thumbnail(self, row: int) -> str:
         """A row's picture as a JPEG in base64; empty where it cannot be shown."""
-        from mmkd.images import BadImageError, decode_image
-
         pair = self._pair(row)
-        if isinstance(pair, str):
-            return ""
-        try:
-            image = decode_image(pair.image)
-        except BadImageError:
-            return ""
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        stream = io.BytesIO()
-        image.save(stream, "JPEG", quality=80)
-        return base64.b64encode(stream.getvalue()).decode("ascii")
+        return "" if isinstance(pair, str) else thumbnail(pair.image)
 
     def _pair(self, row: int) -> "Pair | str":
         if self._last is None or self._last[0] != row:
@@ -93,7 +80,7 @@ class Pictures:
         return pair if same or self._reader.settings.imported is not None else CHANGED
 
 
-def write_page(
+def write_neighbours(
     file: Path,
     facts: list[tuple[str, str]],
     neighbourhoods: "list[Neighbourhood]",
@@ -102,15 +89,7 @@ def write_page(
     title: str,
     note: str = "",
 ) -> None:
-    """Write one HTML file that needs nothing else: no scripts, no network, every text escaped."""
-    from importlib.resources import files
-
-    from jinja2 import Environment, StrictUndefined
-
-    from mmkd.files import write_text
-
-    source = files("mmkd.configs").joinpath("pages", "cache.html").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(source)
+    """Write the page of a cache and some of its rows."""
     shown = [
         {
             "shown": Shown(one.row, "", pictures.caption(one.row), pictures.thumbnail(one.row)),
@@ -133,4 +112,4 @@ def write_page(
         }
         for one in neighbourhoods
     ]
-    write_text(file, template.render(title=title, facts=facts, note=note, neighbourhoods=shown))
+    write_page(file, "cache.html", title=title, facts=facts, note=note, neighbourhoods=shown)
