@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.augment import NO_AUGMENTATION, Augmentation
-from mmkd.cache.checks import counts, expect_keys, hash_text, number, text
+from mmkd.cache.checks import counts, expect_keys, hash_text, number, shown, text
 from mmkd.cache.origin import SIDES, Imported, teacher_differences, teacher_from_json
 from mmkd.data import DataSource
 from mmkd.embeddings import TeacherSpec
@@ -16,6 +16,7 @@ from mmkd.parse import read_json
 from mmkd.pixels import MAX_SIDE
 
 SCHEMA = 1
+MAX_SHARDS = 32_768  # as many as a manifest of MAX_JSON bytes can surely list
 MANIFEST = "manifest.json"
 PAIRS = "pairs.parquet"  # the captions and image paths of an imported cache
 VIEW_0 = {"policy": "teacher-preprocessing", "seed": 0}
@@ -57,6 +58,13 @@ class CacheSettings:
     imported: Imported | None = None
     pixels: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.shards > MAX_SHARDS:
+            raise CacheError(
+                f"{self.rows:,} rows fill {self.shards:,} shards of {self.shard_rows:,}, and a cache has at most "
+                f"{MAX_SHARDS:,}; use a larger --shard-rows"
+            )
+
     @property
     def sides(self) -> tuple[str, ...]:
         """The sides that there are vectors of."""
@@ -93,7 +101,7 @@ class CacheSettings:
             raise CacheError("the settings name no data source")
         dtypes = IMPORTED_DTYPES if imported else DTYPES
         if value["dtype"] not in dtypes:
-            raise CacheError(f"found dtype {value['dtype']!r}; expected one of {', '.join(dtypes)}")
+            raise CacheError(f"found dtype {shown(value['dtype'])}; expected one of {', '.join(dtypes)}")
         if imported and len(value["sources"]) != 1:
             raise CacheError(f"found {len(value['sources'])} data sources of an import; expected one")
         limit = value["limit"]
@@ -326,8 +334,10 @@ def read_record(folder: Path, index: int) -> tuple[CacheSettings, ShardRecord] |
 
 
 def _expect_schema(value: dict[str, Any]) -> None:
-    if value.get("schema") != SCHEMA:
-        raise CacheError(f"found format version {value.get('schema')!r}; this mmkd reads version {SCHEMA}")
+    if type(value.get("schema")) is not int or value["schema"] != SCHEMA:
+        raise CacheError(
+            f"found format version {shown(value.get('schema'))}; this mmkd reads version {SCHEMA}"
+        )
 
 
 def _expect_place(record: ShardRecord, index: int, settings: CacheSettings) -> None:
@@ -335,7 +345,7 @@ def _expect_place(record: ShardRecord, index: int, settings: CacheSettings) -> N
     rows = settings.shard_range(index)
     if record.name != shard_name(index) or record.rows != len(rows):
         raise CacheError(
-            f"found shard {record.name!r} of {record.rows} rows; expected {shard_name(index)} of {len(rows)}"
+            f"found shard {shown(record.name)} of {record.rows} rows; expected {shard_name(index)} of {len(rows)}"
         )
 
 
@@ -353,13 +363,13 @@ def _source(value: Any) -> DataSource:
     try:
         return DataSource.from_json(value if isinstance(value, dict) else {})
     except DataError as error:
-        raise CacheError(str(error)) from error
+        raise CacheError(str(error)[:500]) from error
 
 
 def _augmentation(views: Any) -> Augmentation:
     """The one augmentation of all views beyond the first."""
     if not isinstance(views, list) or views[:1] != [VIEW_0]:
-        raise CacheError(f"found the views {views}; expected the teacher's own preprocessing first")
+        raise CacheError(f"found the views {shown(views)}; expected the teacher's own preprocessing first")
     if len(views) == 1:
         return NO_AUGMENTATION
     expect_keys(views[1], set(Augmentation.__dataclass_fields__), "view 1")

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mmkd.cache.checks import expect_keys, hash_text, number, text
+from mmkd.cache.checks import expect_keys, hash_text, number, positive, shown, text
 from mmkd.embeddings import TeacherSpec, unknown_teacher
 from mmkd.errors import CacheError
 
@@ -37,7 +37,7 @@ class Imported:
         """
         expect_keys(value, set(cls.__dataclass_fields__), "the import")
         if value["sides"] not in (["image", "text"], ["image"], ["text"]):
-            raise CacheError(f"found the sides {value['sides']!r}; expected image, text or both")
+            raise CacheError(f"found the sides {shown(value['sides'])}; expected image, text or both")
         return cls(
             form=text(value, "form"),
             files=number(value, "files", 1),
@@ -72,11 +72,13 @@ def teacher_from_json(value: Any, *, may_be_unknown: bool) -> TeacherSpec:
     dim = number(value, "dim", 1, most=65_536)
     if may_be_unknown and value == asdict(unknown_teacher(dim)):
         return unknown_teacher(dim)
-    layers, scale, revision = value["layers"], value["logit_scale"], value["revision"]
-    if not (isinstance(layers, list) and len(layers) == 2 and all(type(n) is int and n > 0 for n in layers)):
-        raise CacheError(f"found layers {layers!r}; expected two whole numbers")
-    if type(scale) not in (int, float) or not 0 < scale < float("inf"):
-        raise CacheError(f"found logit_scale {scale!r}; expected a number above 0")
+    layers, revision = value["layers"], value["revision"]
+    if not (
+        isinstance(layers, list)
+        and len(layers) == 2
+        and all(type(n) is int and 0 < n < 1 << 16 for n in layers)
+    ):
+        raise CacheError(f"found layers {shown(layers)}; expected two whole numbers")
     return TeacherSpec(
         model=text(value, "model"),
         revision=None if revision is None else text(value, "revision"),
@@ -84,6 +86,6 @@ def teacher_from_json(value: Any, *, may_be_unknown: bool) -> TeacherSpec:
         preprocess_hash=hash_text(value, "preprocess_hash"),
         tokenizer_hash=hash_text(value, "tokenizer_hash"),
         dim=dim,
-        logit_scale=float(scale),
+        logit_scale=positive(value, "logit_scale"),
         layers=(layers[0], layers[1]),
     )

@@ -18,6 +18,8 @@ from mmkd.errors import CacheError
 from mmkd.files import atomic_file
 
 ALIGNMENT = 4096
+_LITTLE = 16 << 20  # bytes free on a disk that counts as full
+_FEW = 20
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -168,26 +170,49 @@ def map_shard(path: Path, record: ShardRecord, expected: dict[str, Field]) -> di
         raise CacheError(f"refused {path}: {error}") from error
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise CacheError(f"{path} is not readable HDF5: {' '.join(str(error).split())}") from error
-    # One map a shard: the kernel allows a process some 65,000.
-    raw = np.memmap(path, dtype=np.uint8, mode="r")
+    raw = _map_file(path)
+    if len(raw) != record.bytes:
+        raise CacheError(f"{path} has {len(raw):,} bytes; expected {record.bytes:,}; it is being written to")
     return {
         name: raw[offsets[name] : offsets[name] + field.bytes].view(field.dtype).reshape(field.shape)
         for name, field in expected.items()
     }
 
 
+def _map_file(path: Path) -> NDArray[np.uint8]:
+    """A file's bytes, mapped read-only.
+
+    One map a shard: the kernel allows a process some 65,000. Unlike ``numpy.memmap`` it keeps no file open, of which
+    a process often may have 1,024 only.
+    """
+    import pyarrow as pa
+
+    with pa.memory_map(str(path), "r") as file:
+        return np.frombuffer(file.read_buffer(), np.uint8)
+
+
 def _offsets(file: Any, expected: dict[str, Field], size: int) -> dict[str, int]:
-    if sorted(file) != sorted(expected):
+    if file.userblock_size:
         raise CacheError(
-            f"found the datasets {', '.join(sorted(file))}; expected {', '.join(sorted(expected))}"
+            f"a user block of {file.userblock_size:,} bytes comes before HDF5's own; expected none"
         )
+    # Counted before they are listed: a file may name any number of them.
+    if (found := len(file)) != len(expected) or sorted(file) != sorted(expected):
+        named = ", ".join(sorted(file)) if found < _FEW else f"{found:,} of them"
+        raise CacheError(f"found the datasets {named}; expected {', '.join(sorted(expected))}")
     # All links first: to look into a dataset is to follow its link.
     for name in expected:
         if not isinstance(file.get(name, getlink=True), h5py.HardLink):
             raise CacheError(f"{name!r} is a link to somewhere else; expected a dataset of the file itself")
         if file.get(name, getclass=True) is not h5py.Dataset:
             raise CacheError(f"{name!r} is not a dataset")
-    return {name: _offset(file[name], name, field, size) for name, field in expected.items()}
+    offsets = {name: _offset(file[name], name, field, size) for name, field in expected.items()}
+    end = 0
+    for name in sorted(expected, key=lambda name: (offsets[name], expected[name].bytes)):
+        if offsets[name] < end:
+            raise CacheError(f"{name!r} shares its bytes with another dataset; expected bytes of its own")
+        end = offsets[name] + expected[name].bytes
+    return offsets
 
 
 def _offset(dataset: Any, name: str, field: Field, size: int) -> int:

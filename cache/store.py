@@ -1,7 +1,7 @@
 """A finished cache as the core's ``TeacherStore``: rows in, embeddings out."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -51,21 +51,23 @@ class CacheStore:
         text = json.dumps(self.manifest.to_json(), sort_keys=True, ensure_ascii=False)
         return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
-    @cached_property
+    # What has R entries is read anew each time and kept nowhere, so that memory does not grow with the rows.
+    @property
     def valid(self) -> NDArray[np.bool_]:
         """bool (R,): False where the pair was masked."""
-        valid: NDArray[np.bool_] = self._column("valid") != 0
+        valid = np.empty(len(self), np.bool_)
+        for index in range(len(self.manifest.shards)):
+            rows = self.manifest.settings.shard_range(index)
+            np.not_equal(self.shard(index)["valid"], 0, out=valid[rows.start : rows.stop])
         return valid
 
-    @cached_property
-    def caption_counts(self) -> NDArray[np.uint16]:
-        """uint16 (R,): captions of each row."""
-        return self._column("captions")
+    def caption_counts(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """uint16 (B,): captions of each of ``rows``."""
+        return self._gather("captions", rows)
 
-    @cached_property
-    def row_hashes(self) -> NDArray[np.uint64]:
-        """uint64 (R, 2): xxh3_64 of each row's image bytes and of its captions."""
-        return self._column("row_hash")
+    def hashes(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """uint64 (B, 2): xxh3_64 of the image bytes and of the captions of ``rows``."""
+        return self._gather("row_hash", rows)
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -138,14 +140,7 @@ class CacheStore:
         """
         if self.pixels is None:
             raise ConfigError(f"{self.folder} holds no pixels; make it again with --store-pixels")
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of a cache of {len(self)} rows")
-        found = np.empty((len(rows), self.pixels, self.pixels, 3), np.uint8)
-        shard_of, inside = np.divmod(rows, self.manifest.settings.shard_rows)
-        for shard in np.unique(shard_of).tolist():
-            here = np.flatnonzero(shard_of == shard)
-            found[here] = self.shard(shard)["pixels"][inside[here]]
-        return found
+        return self._gather("pixels", rows)
 
     def read(
         self,
@@ -172,18 +167,13 @@ class CacheStore:
             )
         if ((seen < 0) | (seen >= self.views)).any():
             raise IndexError(f"views {seen.min()} to {seen.max()} of a cache of {self.views}")
-        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of a cache of {len(self)} rows")
+        self._check_rows(rows)
         # A masked row may have no caption; its zero vector can still be asked for.
-        if captions is not None and ((which < 0) | (which >= np.maximum(self.caption_counts[rows], 1))).any():
+        if captions is not None and ((which < 0) | (which >= np.maximum(self.caption_counts(rows), 1))).any():
             raise IndexError(f"captions {which.min()} to {which.max()}, but the rows have fewer")
         shape = (len(rows), self.spec.dim)
         vectors = {side: np.zeros(shape, dtype=np.float32) for side in SIDES}
-        shard_of = rows // self.manifest.settings.shard_rows
-        for shard in np.unique(shard_of):
-            here = np.flatnonzero(shard_of == shard)
-            inside = rows[here] - shard * self.manifest.settings.shard_rows
-            arrays = self.shard(int(shard))
+        for arrays, here, inside in self._by_shard(rows):
             for side in self.sides:
                 chosen = inside, (seen if side == "image" else which)[here]
                 vectors[side][here] = arrays[side][chosen] * arrays[f"{side}_norm"][chosen][:, None]
@@ -211,8 +201,27 @@ class CacheStore:
             self._maps[index] = map_shard(self.folder / record.name, record, expected)
         return self._maps[index]
 
-    def _column(self, name: str) -> NDArray[Any]:
-        return np.concatenate([self.shard(index)[name] for index in range(len(self.manifest.shards))])
+    def _check_rows(self, rows: NDArray[np.int64]) -> None:
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a cache of {len(self)} rows")
+
+    def _by_shard(
+        self, rows: NDArray[np.int64]
+    ) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.int64]]]:
+        """Each shard that holds some of ``rows``: its datasets, the rows' places in ``rows``, and in the shard."""
+        shard_of, inside = np.divmod(rows, self.manifest.settings.shard_rows)
+        order = np.argsort(shard_of, kind="stable")
+        shards, starts = np.unique(shard_of[order], return_index=True)
+        for shard, here in zip(shards.tolist(), np.split(order, starts[1:]), strict=False):
+            yield self.shard(shard), here, inside[here]
+
+    def _gather(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        self._check_rows(rows)
+        field = shard_fields(self.manifest.settings, 0)[name]
+        found = np.empty((len(rows), *field.shape[1:]), field.dtype)
+        for arrays, here, inside in self._by_shard(rows):
+            found[here] = arrays[name][inside]
+        return found
 
 
 def open_cache(path: str | Path, *, verify: bool = True) -> CacheStore:
@@ -278,7 +287,7 @@ def check_data(store: CacheStore, pairs: PairDataset, *, sample: int = 4096) -> 
 
 def mismatched_rows(store: CacheStore, pairs: PairDataset, rows: NDArray[np.int64]) -> list[int]:
     """Those of ``rows`` whose image bytes or captions are not the ones that were embedded."""
-    known = store.row_hashes
     read = [side in pairs.sides for side in SIDES]
-    found = ((row, np.array(row_hash(pairs[row]), dtype=np.uint64)) for row in rows.tolist())
-    return [row for row, hashes in found if (hashes != known[row])[read].any()]
+    found = (np.array(row_hash(pairs[row]), dtype=np.uint64) for row in rows.tolist())
+    known = zip(rows.tolist(), store.hashes(rows), found, strict=True)
+    return [row for row, expected, hashes in known if (hashes != expected)[read].any()]

@@ -14,7 +14,7 @@ from mmkd.cli.cache_import import cache_import
 from mmkd.cli.cache_inspect import cache_inspect
 from mmkd.cli.cache_teacher import cache_teacher
 from mmkd.cli.cache_verify import cache_verify
-from mmkd.cli.console import process_rank
+from mmkd.cli.console import printable, process_rank
 from mmkd.cli.demo import demo
 from mmkd.cli.eval_bias import bias
 from mmkd.cli.eval_zero_shot import zero_shot
@@ -142,5 +142,5 @@ def _fail(message: str, code: int) -> int:
     who = f"mmkd (process {rank})" if rank else "mmkd"
     if message:
         # In one write: other processes of the same launch may be writing theirs.
-        sys.stderr.write(f"{who}: {' '.join(message.split())}\n")
+        sys.stderr.write(f"{who}: {printable(message)}\n")
     return code

@@ -44,14 +44,6 @@ def load_cached_teacher(settings: "CacheSettings", teacher: str | None) -> "Pair
     return load_encoder(model, revision=revision, dtype=settings.dtype)
 
 
-def printable(text: str, *, limit: int | None = None) -> str:
-    """Text from anywhere as one line for a terminal: no escape sequences, no line breaks, nothing unencodable."""
-    line = "".join(
-        one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in " ".join(text.split())
-    )
-    return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
-
-
 def clean_json(value: Any) -> Any:
     """A JSON value whose texts can be written as UTF-8, whatever a manifest held."""
     if isinstance(value, dict):

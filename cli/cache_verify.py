@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmkd.cli.cache_sources import clean_json, load_cached_teacher, open_cached_pairs, printable
-from mmkd.cli.console import console, duration, progress, say
+from mmkd.cli.cache_sources import clean_json, load_cached_teacher, open_cached_pairs
+from mmkd.cli.console import console, duration, printable, progress, say
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.tables import align
 from mmkd.cli.workspace import Workspace

@@ -139,7 +139,7 @@ class Inputs:
         assert self.store is not None
         machine = parse_memory(memory)
         cuda = accelerator.device.type == "cuda"
-        captions = len(np.unique(self.store.row_hashes[self.rows, 1]))
+        captions = len(np.unique(self.store.hashes(self.rows)[:, 1]))
         method = choose_method(
             captions, self.store.spec.dim, memory=machine, asked=recipe.mining_search, cuda=cuda
         )

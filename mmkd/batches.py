@@ -132,7 +132,7 @@ class BatchReader(Dataset[DistillBatch]):
         numbers = (step.draws * [len(pair.captions) for pair in pairs]).astype(np.int64)
         hashes = np.array([row_hash(pair) for pair in pairs], dtype=np.uint64)
         if self.store is not None:
-            known = self.store.row_hashes[rows]
+            known = self.store.hashes(rows)
             unread = [side not in self.readable for side in ("image", "text")]
             hashes[:, unread] = known[:, unread]  # what is not read is what the store says it is
             self._check(rows, hashes, known)
@@ -178,7 +178,7 @@ class BatchReader(Dataset[DistillBatch]):
             nothing = torch.empty(0, 0)
             return {"bank_image": nothing, "bank_text": nothing, "bank_ids": nothing.long()}
         bank = self.store.read(rows)
-        hashes = self.store.row_hashes[rows][:, ::-1].astype(np.int64)
+        hashes = self.store.hashes(rows)[:, ::-1].astype(np.int64)
         ids = torch.from_numpy(hashes.copy())
         return {"bank_image": bank.raw_image, "bank_text": bank.raw_text, "bank_ids": ids}
 

@@ -114,14 +114,8 @@ class TeacherStore(Protocol):
         """bool (R,): False where the pair was masked."""
         ...
 
-    @property
-    def caption_counts(self) -> NDArray[np.uint16]:
-        """uint16 (R,): captions of each row."""
-        ...
-
-    @property
-    def row_hashes(self) -> NDArray[np.uint64]:
-        """uint64 (R, 2): xxh3_64 of each row's image bytes and of its captions."""
+    def hashes(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """uint64 (B, 2): xxh3_64 of the image bytes and of the captions of ``rows``."""
         ...
 
     @property

@@ -110,7 +110,7 @@ def _plain_loader() -> Any:
         """A few shared nodes can stand for 10^9 values, which any message about them would spell out."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):  # type: ignore[no-untyped-call]
+            if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("found an alias; write the value out")
             return super().compose_node(parent, index)
 

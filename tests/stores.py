@@ -28,13 +28,8 @@ class MemoryStore:
     def valid(self) -> np.ndarray:
         return np.ones(len(self), dtype=bool)
 
-    @property
-    def caption_counts(self) -> np.ndarray:
-        return np.ones(len(self), dtype=np.uint16)
-
-    @property
-    def row_hashes(self) -> np.ndarray:
-        return np.stack([np.arange(len(self)), self.caption_ids], axis=1).astype(np.uint64)
+    def hashes(self, rows: np.ndarray) -> np.ndarray:
+        return np.stack([np.arange(len(self)), self.caption_ids], axis=1).astype(np.uint64)[rows]
 
     def __len__(self) -> int:
         return len(self.image)

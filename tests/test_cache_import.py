@@ -75,7 +75,7 @@ def test_clip_retrieval_gives_both_sides_captions_and_norms(tmp_path):
     assert [pairs[row].captions for row in range(ROWS)] == [(text,) for text in texts()]
     assert (store.sides, store.readable, store.spec.known) == (("image", "text"), ("text",), False)
     assert pq.read_table(tmp_path / "cache" / "pairs.parquet").to_pydict()["url"] == links
-    assert len(np.unique(store.row_hashes[:, 0])) == ROWS  # vectors stand for images that were not given
+    assert len(np.unique(store.hashes(np.arange(ROWS))[:, 0])) == ROWS  # vectors stand for images that were not given
 
 
 def test_rows_run_on_from_part_to_part_in_the_order_of_their_numbers(tmp_path):

@@ -70,7 +70,7 @@ def test_neighbours_are_those_of_a_full_search(hostile_cache):
     rows = np.arange(24)
     teacher = store.read(rows)
     vectors = {"image": teacher.image.numpy(), "text": teacher.text.numpy()}
-    hashes = {"image": store.row_hashes[:, 0], "text": store.row_hashes[:, 1]}
+    hashes = dict(zip(("image", "text"), store.hashes(rows).T, strict=True))
     found = overview(reader_of(hostile_cache), queries=22, neighbours=4)
     assert [one.row for one in found.neighbourhoods] == [row for row in range(24) if row not in {3, 9}]
     for one in found.neighbourhoods:

@@ -145,7 +145,7 @@ def test_batches_follow_the_students_neighbours_from_its_epoch_on(
 
     whole = seen(0)
     mined = load_neighbours(tmp_path / "neighbours-epoch-2.npz", 96)
-    ids = refresher.store.row_hashes[:, 0].astype(np.int64)
+    ids = refresher.store.hashes(np.arange(96))[:, 0].astype(np.int64)
     for epoch, neighbours in ((0, first), (1, first), (2, mined)):
         rows, _ = BatchPlan(refresher.rows, 16, 0, neighbours).epoch(epoch)
         assert whole[6 * epoch : 6 * epoch + 6] == ids[rows].tolist()

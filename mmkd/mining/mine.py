@@ -79,7 +79,7 @@ def mine_neighbours(
     """
     return mine_embeddings(
         StoreSpace(store, rows),
-        store.row_hashes[rows, 1],
+        store.hashes(rows)[:, 1],
         rules=rules,
         seed=seed,
         search=search,

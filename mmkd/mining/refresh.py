@@ -161,7 +161,7 @@ class Refresher:
     def _mine(self, epoch: int, file: Path) -> NDArray[np.int32]:
         mined = mine_embeddings(
             self.embed(),
-            self.store.row_hashes[self.rows, 1],
+            self.store.hashes(self.rows)[:, 1],
             judge=StoreSpace(self.store, self.rows),
             rules=self.rules,
             seed=self.seed + epoch,
