@@ -28,7 +28,7 @@ from mmkd.data import DataSource, Pair, row_hash
 from mmkd.embeddings import TeacherSpec, unknown_teacher
 from mmkd.errors import ConfigError, DataError
 from mmkd.files import atomic_file
-from mmkd.images import BadImageError, decode_image
+from mmkd.images import BadImageError, decode_image, read_image_file
 
 NOT_FINITE, ZERO = "vector not finite", "vector of zeros"
 _UNIT = 1e-3  # a unit vector in float16 is off by half as much at most
@@ -285,10 +285,7 @@ def _hashes(
     for row in range(count):
         image = b""
         if block.images is not None:
-            try:
-                image = Path(block.images[row]).read_bytes()
-            except OSError:
-                image = b""
+            image = read_image_file(Path(block.images[row]))
             try:
                 decode_image(image)
             except BadImageError as error:
@@ -325,7 +322,8 @@ def _image_paths(folder: Path, names: Sequence[Any]) -> list[str]:
     root = folder.resolve()
     found = []
     for name in names:
-        path = (root / str(name)).resolve()
+        # Links are followed first, so that none leads out. No file has a NUL in its name.
+        path = (root / str(name).replace("\0", "\N{REPLACEMENT CHARACTER}")).resolve()
         if not path.is_relative_to(root):
             raise DataError(
                 f"the source names the image {name!r}, which lies outside --images {folder}; refused"

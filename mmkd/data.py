@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkd.errors import ConfigError, DataError
+from mmkd.images import read_image_file
 from mmkd.pairs import DataSource, Pair, PairTable, row_hash
 from mmkd.sources import (
     absolute_spec,
@@ -302,7 +303,4 @@ def _image_bytes(value: Any, folder: Path | None) -> bytes:
     if not value.get("path"):
         return b""
     path = Path(value["path"])
-    try:
-        return (folder / path if folder is not None else path).read_bytes()
-    except OSError:
-        return b""
+    return read_image_file(folder / path if folder is not None else path)

@@ -2,14 +2,18 @@
 
 import io
 import warnings
+from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 256 << 20  # of a file
 
 # A bomb is refused from its header; Pillow's own, larger limit then has nothing left to warn of.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# Compressed texts in a PNG of 200 KB took 64 MB, Pillow's own limit.
+PngImagePlugin.MAX_TEXT_MEMORY = 16 << 20
 
 
 class BadImageError(Exception):
@@ -46,6 +50,21 @@ def decode_image(data: bytes) -> Image.Image:
         raise BadImageError("too many pixels") from error
     except Exception as error:  # Pillow's plugins raise nearly anything on damaged files
         raise BadImageError("damaged image") from error
+
+
+def read_image_file(path: Path) -> bytes:
+    """The bytes of an image's file; none where it cannot be read, is no ordinary file, or has over ``MAX_BYTES``.
+
+    Lists of paths come from anybody: a device never ends, and a pipe is waited for.
+    """
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+    except OSError:
+        return b""
+    return data if len(data) <= MAX_BYTES else b""
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ LOSSES = {**TASK_LOSSES, **KD_LOSSES}
 _MENUS = {"--task": TASK_LOSSES, "--kd": KD_LOSSES}
 _KINDS = {"--task": "a task loss", "--kd": "a KD loss"}
 
+_LONGEST = 1000  # characters of an expression
 _TERM = re.compile(
     r"(?:(?P<weight>-?\d+(?:\.\d*)?(?:e[+-]?\d+)?|-?\.\d+)\s*\*\s*)?"
     r"(?P<name>[a-z][a-z0-9-]*)(?:\s*@\s*(?P<temperature>\d+(?:\.\d*)?|\.\d+))?"
@@ -220,6 +222,10 @@ def parse_terms(expression: str, *, option: str | None = None) -> tuple[Term, ..
     """
     if expression.strip() == "none":
         return ()
+    if len(expression) > _LONGEST:
+        raise ConfigError(
+            f"{option or 'a sum of losses'} of {len(expression):,} characters; expected at most {_LONGEST}"
+        )
     where = f"{option} {expression!r}" if option else repr(expression)
     terms: list[Term] = []
     for part in re.split(r"(?<![\d.]e)\+", expression):  # the + of 1e+3 joins nothing
@@ -249,15 +255,18 @@ def _parse_term(part: str, where: str, option: str | None) -> Term | None:
             f"weight {weight:g} of {name!r} in {where} is negative, which would drive the student away from what the "
             "loss asks for; expected 0 or more"
         )
+    if not math.isfinite(weight):
+        raise ConfigError(f"weight {match['weight']} of {name!r} in {where} is not finite")
     if not match["temperature"]:
         return Term(name, weight, loss.temperature)
     if loss.temperature is None:
         raise ConfigError(f"{name!r} in {where} has no temperature; leave out '@'")
-    if float(match["temperature"]) <= 0:
-        raise ConfigError(
-            f"temperature {float(match['temperature']):g} of {name!r} in {where} is not above 0"
-        )
-    return Term(name, weight, float(match["temperature"]))
+    temperature = float(match["temperature"])
+    if temperature <= 0:
+        raise ConfigError(f"temperature {temperature:g} of {name!r} in {where} is not above 0")
+    if not math.isfinite(temperature):
+        raise ConfigError(f"temperature {match['temperature']} of {name!r} in {where} is not finite")
+    return Term(name, weight, temperature)
 
 
 def _find(name: str, where: str, option: str | None) -> Loss:
