@@ -1,6 +1,7 @@
 """``mmkd eval zero-shot``: teacher and student beside one another, against chance."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +10,13 @@ import typer
 from mmkd.cli.console import console, progress, say
 from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
-from mmkd.cli.tables import align
 from mmkd.cli.workspace import Workspace
+from mmkd.cli.zero_shot_table import table, template_table
 
 if TYPE_CHECKING:
-    from mmkd.evaluation.statistics import Score
+    from mmkd.evaluation.embedded import KeptEmbeddings
     from mmkd.evaluation.zero_shot import ZeroShotTask
-    from mmkd.evaluation.zero_shot_report import SetReport, ZeroShotReport
+    from mmkd.evaluation.zero_shot_report import ZeroShotReport
 
 DEFAULT_DATA = ("cifar10", "cifar100", "stl10")
 REPORT = "zero-shot.json"
@@ -53,21 +54,32 @@ def zero_shot(
     limit: Annotated[
         int | None, typer.Option(min=2, help="Images to take of each set, evenly spread. Default: all.")
     ] = None,
+    by_template: Annotated[
+        bool, typer.Option("--by-template", help="Also score each template alone.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with the most confused pairs, in pictures."),
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option(help="Keep the embeddings in --work, so that the next evaluation is quick.")
+    ] = True,
     work: Work = DEFAULT_WORK,
     config: Config = None,  # noqa: ARG001 - read by its callback
 ) -> None:
     """Classify images by the names of their classes alone: top-1, top-5, mean per-class recall.
 
     Every score stands beside its 95 % interval and its chance line; a student that knows no more than a
-    guesser is called so.
+    guesser is called so. Embeddings are kept in the workspace: what was embedded once is only counted again.
 
     \b
       mmkd eval zero-shot
       mmkd eval zero-shot --model work/runs/broken --data cifar10
+      mmkd eval zero-shot --by-template --html zero-shot.html
       mmkd eval zero-shot --model openai/clip-vit-base-patch32 --data cifar10=photos/cifar10.parquet
     """
+    from mmkd.evaluation.embedded import KeptEmbeddings
     from mmkd.evaluation.tasks import open_task, read_templates
-    from mmkd.files import write_json
 
     students = find_students(model or [], Workspace(work).runs)
     reference = find_teacher(teacher, students)
@@ -75,15 +87,28 @@ def zero_shot(
     lines = read_templates(templates) if templates else None
     tasks = [open_task(spec, lines) for spec in data or DEFAULT_DATA]
     subjects = [*([reference] if reference else []), *students]
-    report = run_zero_shot(subjects, tasks, batch_size=batch_size, limit=limit)
-    for line in table(report):
+    report = run_zero_shot(
+        subjects,
+        tasks,
+        batch_size=batch_size,
+        limit=limit,
+        by_template=by_template,
+        kept=KeptEmbeddings(Workspace(work).embeddings) if keep else None,
+    )
+    tables = [table(report), *(["", *template_table(one)] for one in report.sets if by_template)]
+    for line in chain.from_iterable(tables):
         console.print(line, markup=False, soft_wrap=True)
-    write_json(file, report.to_json())
-    say("saved", f"{file} · next: mmkd eval bias")
+    _save(report, file, html)
 
 
 def run_zero_shot(
-    subjects: Sequence[Subject], tasks: "Sequence[ZeroShotTask]", *, batch_size: int, limit: int | None
+    subjects: Sequence[Subject],
+    tasks: "Sequence[ZeroShotTask]",
+    *,
+    batch_size: int,
+    limit: int | None,
+    by_template: bool = False,
+    kept: "KeptEmbeddings | None" = None,
 ) -> "ZeroShotReport":
     """Evaluate every model on every set, saying what is done; the one named ``teacher`` is the reference."""
     from mmkd.evaluation.zero_shot import choose_rows, evaluate
@@ -109,6 +134,8 @@ def run_zero_shot(
                     task,
                     batch_size=batch_size,
                     limit=limit,
+                    by_template=by_template,
+                    kept=kept,
                     progress=lambda done, bar=bar, bar_id=bar_id: bar.advance(bar_id, done),  # type: ignore[misc]
                 )
             )
@@ -116,42 +143,22 @@ def run_zero_shot(
     return ZeroShotReport(specs, TEACHER if TEACHER in specs else None, tuple(reports))
 
 
-def table(report: "ZeroShotReport") -> list[str]:
-    """The report as lines of text, percent throughout."""
-    header = ["", "", "chance"]
-    for name in report.models:
-        header += [name] if name == report.reference else [name, "kept" if report.reference else ""]
-    rows = [header]
-    for one in report.sets:
-        rows += _rows(one, report.reference)
-    notes = [f"{one.task.name}: {note}" for one in report.sets for note in one.notes]
-    return [*align(rows), *notes]
+def _save(report: "ZeroShotReport", file: Path, html: Path | None) -> None:
+    """JSON, and beside it the same as CSV and as a figure."""
+    from mmkd.evaluation.plots import save_figure
+    from mmkd.evaluation.zero_shot_plot import plot_scores
+    from mmkd.files import write_csv, write_json
 
+    write_json(file, report.to_json())
+    write_csv(file.with_suffix(".csv"), report.rows())
+    write_csv(file.with_name(f"{file.stem}-confusion.csv"), report.confusion_rows())
+    save_figure(plot_scores(report), file.with_suffix(".png"))
+    if html is not None:
+        from mmkd.cli.zero_shot_page import write_zero_shot_page
 
-def _rows(one: "SetReport", reference: str | None) -> list[list[str]]:
-    rows = []
-    first = next(iter(one.models.values()))
-    for number, (metric, chance) in enumerate((name, score.chance) for name, score in first.scores.items()):
-        row = [
-            "" if number else one.task.name,
-            metric.removeprefix("mean per-class "),
-            f"{100 * chance:5.1f}",
-        ]
-        for name, model in one.models.items():
-            cell = _cell(model.scores[metric])
-            word = "" if number else ", ".join(filter(None, ["at chance" * model.at_chance, model.collapsed]))
-            if name == reference:
-                row.append(f"{cell} {word}".rstrip())
-                continue
-            kept = one.retention(name, reference).get(metric)
-            if word or kept is None or model.scores[metric].at_chance:
-                row += [cell, word or ("at chance" if model.scores[metric].at_chance else "")]
-            else:
-                row += [cell, f"{100 * kept:.0f} %"]
-        rows.append(row)
-    return rows
-
-
-def _cell(score: "Score") -> str:
-    low, high = score.interval.low, score.interval.high
-    return f"{100 * score.value:5.1f} [{100 * low:4.1f}, {100 * high:4.1f}]"
+        write_zero_shot_page(html, report)
+    others = [
+        *(f"{file.stem}{end}" for end in (".csv", "-confusion.csv", ".png")),
+        *([str(html)] if html else []),
+    ]
+    say("saved", f"{file} · {', '.join(others)} · next: mmkd eval bias")

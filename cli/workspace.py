@@ -25,6 +25,11 @@ class Workspace:
         return self.root / "runs"
 
     @property
+    def embeddings(self) -> Path:
+        """Embeddings of evaluation sets, found again by what they were made from."""
+        return self.root / "embeddings"
+
+    @property
     def settings(self) -> Path:
         """YAML with the workspace's own defaults; optional."""
         return self.root / "mmkd.yaml"

@@ -1,5 +1,6 @@
 """``mmkd eval zero-shot`` and ``mmkd eval bias`` as typed, on tiny models."""
 
+import csv
 import io
 import json
 from pathlib import Path
@@ -10,9 +11,9 @@ from PIL import Image
 
 from mmkd.cli.app import run
 from mmkd.cli.tables import align
-from mmkd.encoders import hash_weights
 from mmkd.files import write_json
 from mmkd.runs import claim_run_folder
+from mmkd.weights import hash_weights
 
 COLOURS = ["red", "green", "blue", "yellow", "purple", "orange"]
 
@@ -72,6 +73,65 @@ def test_zero_shot_of_the_latest_run(work: Path, colours: Path, capsys: pytest.C
     scores = one["models"]["student"]["scores"]["top-1"]
     assert scores["low"] <= scores["value"] <= scores["high"]
     assert scores["chance"] == pytest.approx(1 / 6)
+
+
+def test_a_second_evaluation_embeds_nothing_and_says_the_same(
+    work: Path,
+    colours: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    page = tmp_path / "page.html"
+    evaluate = ("eval", "zero-shot", "--work", work, "--data", colours, "--by-template", "--html", page)
+    assert mmkd(*evaluate) == 0
+    first, text = capsys.readouterr().out, page.read_text()
+    folder = work / "runs" / "first"
+    kept = {file.name: file.read_bytes() for file in folder.glob("zero-shot*")}
+    assert set(kept) == {"zero-shot.json", "zero-shot.csv", "zero-shot-confusion.csv", "zero-shot.png"}
+    monkeypatch.setattr("mmkd.encoders.PairEncoder.encode_pixels", None)
+    monkeypatch.setattr("mmkd.encoders.PairEncoder.encode_texts", None)
+    assert mmkd(*evaluate) == 0
+    assert capsys.readouterr().out == first
+    assert {file.name: file.read_bytes() for file in folder.glob("zero-shot*")} == kept
+    assert page.read_text() == text
+    monkeypatch.undo()
+    assert (
+        mmkd(
+            "eval", "zero-shot", "--work", tmp_path / "other", *evaluate[4:6], "--no-keep", "--model", folder
+        )
+        == 0
+    )
+    assert not (tmp_path / "other" / "embeddings").exists()
+
+
+def test_everything_that_is_written_says_the_same(
+    work: Path, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert mmkd("eval", "zero-shot", "--work", work, "--data", colours, "--html", page, "--by-template") == 0
+    printed = capsys.readouterr().out
+    folder = work / "runs" / "first"
+    report = json.loads((folder / "zero-shot.json").read_text())
+    with (folder / "zero-shot.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    student = report["sets"][0]["models"]["student"]
+    assert [row["metric"] for row in rows] == 2 * ["top-1", "top-5", "mean per-class recall"]
+    assert float(rows[3]["value"]) == student["scores"]["top-1"]["value"]
+    with (folder / "zero-shot-confusion.csv").open() as stream:
+        confused = [row for row in csv.DictReader(stream) if row["model"] == "student"]
+    assert sum(int(row["images"]) for row in confused) == 24
+    right = sum(int(row["images"]) for row in confused if row["true"] == row["predicted"])
+    assert right / 24 == student["scores"]["top-1"]["value"]
+    paired = student["paired"]
+    assert paired["both"] + paired["only_model"] == right
+    assert f"{100 * paired['difference']:+.1f} [" in printed
+    assert "calibration error" in printed
+    assert "all of them, averaged" in printed
+    text = page.read_text()
+    assert "Most confused by student" in text
+    assert text.count("data:image/jpeg;base64,") >= 2
+    assert "http" not in text.replace("http-equiv", "")
 
 
 def test_zero_shot_of_several_models_without_a_teacher(

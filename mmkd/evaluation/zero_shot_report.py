@@ -1,6 +1,6 @@
 """What a zero-shot evaluation found, as values, as JSON and as rows of a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,15 @@ class Confusion:
     images: int
     share: float
     places: NDArray[np.int64]
+
+    def to_json(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "true": class_names[self.true],
+            "predicted": class_names[self.predicted],
+            "images": self.images,
+            "share": self.share,
+        }
 
 
 @dataclass(frozen=True)
@@ -195,7 +204,7 @@ class SetReport:
             "retention": self.retention(name, reference),
             "paired": None if paired is None else paired.to_json(),
             "by_template": [score.to_json() for score in scores.templates],
-            "confusion": _sparse(self.confusion(name)),
+            "most_confused": [pair.to_json(self.task.class_names) for pair in self.most_confused(name, 20)],
         }
 
 
@@ -228,6 +237,24 @@ class ZeroShotReport:
         """One row a set, model and metric, for a CSV file."""
         return [row for report in self.sets for row in _csv_rows(report, self.reference)]
 
+    def confusion_rows(self) -> list[dict[str, Any]]:
+        """One row for each two classes that any image had as its class and as the answer, right ones included."""
+        return [
+            {
+                "set": one.task.name,
+                "model": name,
+                "true": names[true],
+                "predicted": names[predicted],
+                "images": n,
+            }
+            for one in self.sets
+            for names in ([*one.task.class_names, "(several tied)"],)
+            for name in one.models
+            for counts in (one.confusion(name),)
+            for true, predicted in np.argwhere(counts).tolist()
+            for n in (int(counts[true, predicted]),)
+        ]
+
 
 def _csv_rows(report: SetReport, reference: str | None) -> list[dict[str, Any]]:
     return [
@@ -243,9 +270,3 @@ def _csv_rows(report: SetReport, reference: str | None) -> list[dict[str, Any]]:
         for name, model in report.models.items()
         for metric, score in model.scores.items()
     ]
-
-
-def _sparse(counts: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """``[true, predicted, images]`` where there are any; predicted is K where several classes tied."""
-    true, predicted = np.nonzero(counts)
-    return list(zip(true.tolist(), predicted.tolist(), counts[true, predicted].tolist(), strict=True))

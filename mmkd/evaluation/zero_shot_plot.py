@@ -1,0 +1,76 @@
+"""The zero-shot report as a figure: every score with its interval, and the chance line that it must leave behind."""
+
+from typing import TYPE_CHECKING, Any
+
+from mmkd.evaluation.plots import FAINT, INK
+from mmkd.evaluation.zero_shot_report import TOP_1
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mmkd.evaluation.zero_shot_report import ZeroShotReport
+
+# Okabe and Ito's, without the yellow that vanishes on white; the markers differ too.
+COLOURS = ("#222222", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
+MARKERS = ("D", "o", "s", "^", "v", "P")
+
+
+def plot_scores(report: "ZeroShotReport") -> "Figure":
+    """Top-1 of every model on every set, percent; grey and hollow where a score cannot be told from guessing."""
+    from matplotlib.figure import Figure
+
+    names = list(report.models)
+    height = 1.5 + len(report.sets) * (0.35 + 0.22 * len(names))
+    figure = Figure(figsize=(7.6, height), dpi=160, layout="constrained")
+    axes = figure.add_subplot()
+    ticks = []
+    for row, one in enumerate(report.sets):
+        top = -row * (len(names) + 1.2)
+        middle = top - (len(names) - 1) / 2
+        ticks.append((middle, f"{one.task.name}\n{len(one.labels):,} images"))
+        for place, name in enumerate(names):
+            model = one.models[name]
+            score, at = model.scores[TOP_1], top - place
+            known = not score.at_chance and model.collapsed is None
+            colour = COLOURS[place % len(COLOURS)] if known else FAINT
+            style: dict[str, Any] = {
+                "fmt": MARKERS[place % len(MARKERS)],
+                "color": colour,
+                "markerfacecolor": colour if known else "white",
+                "capsize": 3,
+            }
+            spread = [[100 * (score.value - score.interval.low)], [100 * (score.interval.high - score.value)]]
+            axes.errorbar(100 * score.value, at, xerr=spread, label=name if row == 0 else None, **style)
+            words = "" if known else "  collapsed" if model.collapsed else "  at chance"
+            axes.annotate(
+                f"{100 * score.value:.1f}{words}",
+                (100 * score.interval.high, at),
+                xytext=(7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                color=INK if known else "#777777",
+            )
+        chance = 100 * one.models[names[0]].scores[TOP_1].chance
+        axes.plot(
+            [chance, chance],
+            [top + 0.6, top - len(names) + 0.4],
+            color="#CC3311",
+            linestyle=(0, (4, 3)),
+            lw=1.2,
+        )
+        axes.annotate("chance", (chance, top + 0.6), ha="center", va="bottom", fontsize=7.5, color="#CC3311")
+    axes.set_yticks([at for at, _ in ticks], [text for _, text in ticks])
+    highest = max(model.scores[TOP_1].interval.high for one in report.sets for model in one.models.values())
+    axes.set_xlim(0, min(109, 118 * highest + 4))
+    axes.set_ylim(ticks[-1][0] - len(names) / 2 - 0.6, len(names) / 2 + 0.5)
+    axes.set_xlabel("top-1, % of images, with 95 % intervals", color=INK)
+    axes.set_title("Zero-shot classification", loc="left", fontweight="bold", color=INK)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(left=False, colors="#555555")
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower right", frameon=False, ncols=min(4, len(names)), fontsize=9
+    )
+    return figure
