@@ -55,7 +55,7 @@ def open_table(spec: str, split: str | None, *, prefer: Sequence[str]) -> "tuple
             builder = _builder(spec)
             builder.download_and_prepare()
             splits = [str(name) for name in builder.info.splits or {}]
-            chosen = _choose_split(spec, splits, split, prefer)
+            chosen = choose_split(spec, splits, split, prefer)
             if chosen in splits and builder.info.splits[chosen].num_examples == 0:
                 raise DataError(_empty(spec, chosen))
             table = builder.as_dataset(split=chosen)
@@ -115,9 +115,16 @@ def cast_to_bytes(table: "Dataset", column: str) -> "Dataset":
 
 def base_folder(spec: str) -> Path | None:
     """The folder that relative image paths in a csv or json file start from; None for a hub id."""
-    if glob.has_magic(spec) or Path(spec).is_file():
+    if "://" in spec:
+        return None
+    if is_pattern(spec) or Path(spec).is_file():
         return Path(spec).resolve().parent
     return Path(spec).resolve() if Path(spec).is_dir() else None
+
+
+def is_pattern(spec: str) -> bool:
+    """Whether a spec stands for several files: a glob, or a list in braces."""
+    return glob.has_magic(spec) or ("{" in spec and not Path(spec).exists())
 
 
 def absolute_spec(spec: str) -> str:
@@ -161,7 +168,12 @@ def _builder(spec: str) -> Any:
     return load_dataset_builder(name, config or None)
 
 
-def _choose_split(spec: str, splits: list[str], wanted: str | None, prefer: Sequence[str]) -> str:
+def choose_split(spec: str, splits: list[str], wanted: str | None, prefer: Sequence[str]) -> str:
+    """``wanted`` itself, else the first of ``prefer`` that is there, else the only one.
+
+    Raises:
+        DataError: there is no such split, or there are several and none was named.
+    """
     if wanted is not None:
         names = [part.partition("[")[0] for part in wanted.split("+")]
         if missing := [name for name in names if name not in splits and name != "all"]:

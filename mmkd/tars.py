@@ -1,0 +1,235 @@
+"""Pairs of WebDataset tars, read where they lie: any row at any time, with no copy of the data."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmkd.errors import DataError
+from mmkd.pairs import DataSource, Pair
+from mmkd.sources import absolute_spec, check_column, choose_split, short_spec
+from mmkd.tar_headers import IMAGE_SUFFIXES
+from mmkd.tar_index import TarFile, TarIndex, open_index
+
+CAPTION_SUFFIXES = ("txt", "text", "caption")
+CAPTION_FIELDS = ("caption", "captions", "text", "txt", "texts", "description", "title", "alt")
+
+
+@dataclass(frozen=True)
+class TarTable:
+    """The rows of tars, or a slice of them.
+
+    Attributes:
+        index: where members lie.
+        source: the source with every guess resolved. ``image_column`` is a suffix or several (``jpg;png``: the first
+            that a row has), ``caption_column`` a suffix or a field of a JSON member (``json.caption``).
+        rows: which rows of the index.
+    """
+
+    index: TarIndex
+    source: DataSource
+    rows: range
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pair(self, row: int) -> Pair:
+        """Row ``row``, from 0.
+
+        Raises:
+            DataError: its tar is gone or was changed.
+        """
+        place = self.rows[row]
+        with _OpenTar(self.index.tar_of(place)) as tar:
+            return Pair(self._image(tar, place), _texts(self._caption(tar, place)))
+
+    def longest_list(self) -> int:
+        """The largest number of captions that any row has; looks through the rows only where they have lists."""
+        if self.source.caption_column is None or "." not in self.source.caption_column:
+            return 1
+        return max(1, *(len(value) if isinstance(value, list) else 1 for value in self.caption_values()))
+
+    def caption_values(self) -> Iterator[Any]:
+        """What the caption column holds, row by row."""
+        for place in self.rows:
+            with _OpenTar(self.index.tar_of(place)) as tar:
+                yield self._caption(tar, place)
+
+    def key(self, row: int) -> str:
+        """The name of a row within its tar."""
+        return self.index.key(self.rows[row])
+
+    def key_hashes(self) -> NDArray[np.uint64]:
+        """uint64 (R,): xxh3_64 of each row's key."""
+        return self.index.key_hashes()[self.rows.start : self.rows.stop]
+
+    def starts(self) -> NDArray[np.int64]:
+        """int64 (T,): the first row of each tar, ascending from 0."""
+        first = self.index.starts[:-1]
+        inside = (first > self.rows.start) & (first < self.rows.stop)
+        return np.unique(np.concatenate([[0], first[inside] - self.rows.start])).astype(np.int64)
+
+    def describe(self) -> str:
+        """One line: what it is and what was guessed."""
+        source, skipped = self.source, self.index.skipped
+        tars = len(self.index.tars)
+        text = (
+            f"{short_spec(source.spec)} · {source.split} · {len(self):,} pairs in {tars:,} tar{'s' * (tars != 1)} · "
+            f"image: {source.image_column} · caption: {source.caption_column}"
+        )
+        if not skipped:
+            return text
+        reasons = ", ".join(f"{reason} {number:,}" for reason, number in skipped.items())
+        return f"{text} · {sum(skipped.values()):,} members skipped ({reasons})"
+
+    def _image(self, tar: "_OpenTar", place: int) -> bytes:
+        for column in (self.source.image_column or "").split(";"):
+            if column and (where := self.index.place(place, column)) is not None:
+                return tar.read(*where)
+        return b""
+
+    def _caption(self, tar: "_OpenTar", place: int) -> Any:
+        column, _, name = (self.source.caption_column or "").partition(".")
+        where = self.index.place(place, column) if column else None
+        if where is None:
+            return None
+        try:
+            text = tar.read(*where).decode("utf-8")
+            if not name:
+                return text
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        return value.get(name) if isinstance(value, dict) else None
+
+
+class _OpenTar:
+    """A tar for as long as a row is read; opened each time, so that nothing is shared by threads and processes."""
+
+    def __init__(self, tar: TarFile) -> None:
+        self._tar = tar
+        try:
+            self._file = os.open(tar.path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise DataError(f"cannot read {tar.path}: {error.strerror}; put it back") from error
+
+    def __enter__(self) -> "_OpenTar":
+        status = os.fstat(self._file)
+        if (status.st_size, status.st_mtime_ns) != (self._tar.size, self._tar.changed):
+            os.close(self._file)
+            raise DataError(f"{self._tar.path} was changed since it was opened; start again")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def read(self, offset: int, size: int) -> bytes:
+        try:
+            data = os.pread(self._file, size, offset)
+        except OSError as error:
+            raise DataError(f"cannot read {self._tar.path}: {error.strerror}") from error
+        if len(data) != size:
+            raise DataError(
+                f"{self._tar.path} gave {len(data):,} of {size:,} bytes at {offset:,}; start again"
+            )
+        return data
+
+
+def open_tars(source: DataSource, splits: dict[str, list[Path]], sides: tuple[str, ...]) -> TarTable:
+    """Open tars as a table; columns are guessed where ``source`` names none.
+
+    Args:
+        source: what was asked for.
+        splits: the tars of each split, as ``find_tars`` gives them.
+        sides: what to read of a pair.
+
+    Raises:
+        DataError: a tar cannot be used, a column or split is not there, or there are no rows or no captions.
+    """
+    spec = source.spec
+    split = choose_split(spec, list(splits), source.split, prefer=("train",))
+    everything = {"all": [path for paths in splits.values() for path in paths]}
+    index = open_index((everything | splits).get(split.partition("[")[0], []))
+    rows = _slice(spec, split, len(index))
+    if not len(rows):
+        raise DataError(f"{spec} has no rows in its split {split!r}; expected at least one pair")
+    image = _choose_image(spec, index, source.image_column) if "image" in sides else None
+    first = TarTable(index, DataSource(spec), rows)
+    caption = _choose_caption(first, source.caption_column) if "text" in sides else None
+    if source.template is not None:
+        raise DataError(f"{spec} holds captions, not class labels; leave --template out")
+    table = TarTable(index, DataSource(absolute_spec(spec), split, image, caption), rows)
+    if caption is not None and not any(_texts(value) for value in table.caption_values()):
+        raise DataError(
+            f"all captions in column {caption!r} of {spec} are empty; choose with --caption-column"
+        )
+    return table
+
+
+def _slice(spec: str, split: str, rows: int) -> range:
+    from datasets import ReadInstruction
+
+    if "+" in split:
+        raise DataError(f"found the split {split!r} of tars; expected one, as train or train[:1000]")
+    try:
+        (part,) = ReadInstruction.from_spec(split).to_absolute({split.partition("[")[0]: rows})
+    except (ValueError, AssertionError) as error:
+        raise DataError(f"cannot take the split {split!r} of {spec}: {error}") from error
+    return range(rows)[part.from_ : part.to]
+
+
+def _choose_image(spec: str, index: TarIndex, wanted: str | None) -> str:
+    images = [column for column in index.columns if column.rpartition(".")[2] in IMAGE_SUFFIXES]
+    if wanted is not None:
+        for column in wanted.split(";"):
+            check_column(spec, dict.fromkeys(images), column, "--image-column")
+        return wanted
+    usual = [suffix for suffix in IMAGE_SUFFIXES if suffix in images]
+    if usual or len(images) == 1:
+        return ";".join(usual or images)
+    raise DataError(
+        f"{spec} has {len(images) or 'no'} image columns among {', '.join(index.columns)}; name the one to take with "
+        "--image-column"
+    )
+
+
+def _choose_caption(table: TarTable, wanted: str | None) -> str:
+    spec, columns = table.source.spec, table.index.columns
+    fields = [f"json.{name}" for name in _json_fields(table)]
+    known = [column for column in columns if column in CAPTION_SUFFIXES] + fields
+    if wanted is not None:
+        return check_column(spec, dict.fromkeys(known), wanted, "--caption-column")
+    usual: Sequence[str] = (*CAPTION_SUFFIXES, *(f"json.{name}" for name in CAPTION_FIELDS))
+    for column in usual:
+        if column in known:
+            return column
+    raise DataError(
+        f"{spec} has no captions among {', '.join([*columns, *fields])}; name the one to take with --caption-column"
+    )
+
+
+def _json_fields(table: TarTable) -> list[str]:
+    """The fields of the first JSON member."""
+    if "json" not in table.index.columns:
+        return []
+    places = np.flatnonzero(table.index.has("json")[table.rows.start : table.rows.stop])
+    if not len(places):
+        return []
+    place = table.rows[int(places[0])]
+    where = table.index.place(place, "json")
+    with _OpenTar(table.index.tar_of(place)) as tar:
+        try:
+            value = json.loads(tar.read(*where)) if where is not None else None
+        except (ValueError, RecursionError):
+            value = None
+    return [str(name) for name in value] if isinstance(value, dict) else []
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    texts = (value,) if isinstance(value, str) else value if isinstance(value, list) else ()
+    return tuple(text for text in texts if isinstance(text, str) and text.strip())
