@@ -16,8 +16,9 @@ from mmkd.cli.imported_inputs import (
     teacher_is_unknown,
 )
 from mmkd.cli.pixel_inputs import describe_pixels, sides_to_read
-from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec, resolve_model
+from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec
 from mmkd.errors import ConfigError, MmkdError, ModelError, StaleCacheError
+from mmkd.hub import resolve_model
 from mmkd.parse import read_yaml
 from mmkd.recipe import LIMIT_SEED, Recipe
 from mmkd.runs import Run, list_runs, read_run
@@ -187,6 +188,8 @@ class Inputs:
         self.describe_views(recipe)
         if self.store is not None:
             describe_pixels(self.store, recipe)
+        if (share := recipe.synthetic_share) is not None:
+            say("captions", f"synthetic with probability {share:g} where a pair has both kinds")
         say("student", student.describe(recipe.init or "random", recipe.towers))
         say("loss", recipe.objective.describe())
         say(

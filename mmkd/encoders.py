@@ -2,9 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,16 +10,16 @@ import xxhash
 from torch import Tensor
 
 from mmkd.embeddings import TeacherSpec
-from mmkd.errors import ModelError
-from mmkd.heads import HEAD_FILE, ProjectionHead, load_head
+from mmkd.errors import ModelError, first_line
+from mmkd.heads import ProjectionHead, load_head
+from mmkd.hub import resolve_model
+from mmkd.weights import hash_weights, iterate_weights, weights_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from PIL.Image import Image
     from transformers import CLIPModel
-
-_NOT_WEIGHTS = "the file is damaged, or holds code beside the weights, which is not run; expected safetensors"
 
 
 @dataclass(frozen=True)
@@ -125,14 +123,13 @@ def load_encoder(
 
     folder = resolve_model(model, revision=revision)
     config = read_clip_config(folder, name=str(model))
+    weights_files(folder)  # names what is refused
     try:
         clip = CLIPModel.from_pretrained(
-            folder, config=config, dtype=getattr(torch, dtype), weights_only=True, trust_remote_code=False
+            folder, config=config, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
         )
-    except UnpicklingError as error:
-        raise ModelError(f"cannot load the weights of {model}: {_NOT_WEIGHTS}") from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"cannot load the weights of {model}: {_first_line(error)}") from error
+        raise ModelError(f"cannot load the weights of {model}: {first_line(error)}") from error
     image_processor, tokenizer = load_processors(folder, name=str(model))
     clip.requires_grad_(False)  # from_pretrained leaves it in evaluation mode
     module: torch.nn.Module = clip  # transformers' own annotation of `to` hides the argument
@@ -176,41 +173,6 @@ def _read_logit_scale(folder: Path) -> float:
     raise ModelError(f"{folder} holds no weight named logit_scale; expected the weights of a CLIP")
 
 
-def resolve_model(model: str | Path, *, revision: str | None = None) -> Path:
-    """Folder that holds the model's files, downloaded from the Hub where ``model`` is a hub id.
-
-    Raises:
-        ModelError: no such folder, no such repository, or the Hub cannot be reached.
-    """
-    path = Path(model)
-    if path.is_dir():
-        if revision is not None:
-            raise ModelError(f"--revision {revision} was given, but {model} is a folder; leave it out")
-        return path
-    if path.is_absolute() or str(model).startswith((".", "~")) or str(model).count("/") > 1:
-        raise ModelError(
-            f"no folder {model}; expected a Hugging Face id or a folder written by save_pretrained"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    def download(*weights: str) -> Path:
-        patterns = ["*.json", "merges.txt", "vocab.txt", *weights]
-        return Path(snapshot_download(str(model), revision=revision, allow_patterns=patterns))
-
-    try:
-        folder = download("*.safetensors")
-        # OpenAI's own ViT-B repositories, the default teacher's among them, hold no safetensors.
-        return folder if any(folder.glob("*.safetensors")) else download("pytorch_model.bin")
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{model} is neither a folder nor in the local Hub cache, and the Hugging Face Hub cannot be "
-            "reached; check the name and the network, or pass a folder"
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(f"cannot fetch {model} from the Hugging Face Hub: {_first_line(error)}") from error
-
-
 def read_clip_config(folder: Path, *, name: str) -> Any:
     """The model's ``CLIPConfig``.
 
@@ -244,63 +206,8 @@ def load_processors(folder: Path, *, name: str) -> tuple[Any, Any]:
         image_processor = CLIPImageProcessorPil.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{name} lacks its image processor or tokenizer: {_first_line(error)}") from error
+        raise ModelError(f"{name} lacks its image processor or tokenizer: {first_line(error)}") from error
     return image_processor, tokenizer
-
-
-def weights_files(folder: Path) -> list[Path]:
-    """The folder's safetensors files, or its pickled weights where there are none.
-
-    Pickles are only ever read with ``weights_only=True``, which torch 2.10 and later do safely.
-
-    Raises:
-        ModelError: there is neither.
-    """
-    files = [file for file in sorted(folder.glob("*.safetensors")) if file.name != HEAD_FILE] or sorted(
-        folder.glob("pytorch_model.bin")
-    )
-    if not files:
-        raise ModelError(f"{folder} holds no weights; expected model.safetensors or pytorch_model.bin")
-    return files
-
-
-def iterate_weights(folder: Path) -> "Iterator[tuple[str, Callable[[], Tensor]]]":
-    """Each weight's name, and how to read it: what is not asked for is not read from safetensors.
-
-    Raises:
-        ModelError: there are no weights, or a file is damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    for file in weights_files(folder):
-        try:
-            if file.suffix == ".safetensors":
-                with safe_open(file, framework="pt") as weights:
-                    for name in weights.keys():  # noqa: SIM118 (not a dict)
-                        yield name, partial(weights.get_tensor, name)
-            else:
-                pickled = torch.load(file, map_location="cpu", weights_only=True)
-                for name in pickled:
-                    yield name, partial(pickled.__getitem__, name)
-        except UnpicklingError as error:
-            raise ModelError(f"cannot read {file}: {_NOT_WEIGHTS}") from error
-        except (SafetensorError, RuntimeError, EOFError) as error:
-            raise ModelError(f"cannot read {file}: {_first_line(error)}") from error
-
-
-def hash_weights(folder: Path) -> str:
-    """xxh3_128 over the folder's weights files and its head's, by name.
-
-    Raises:
-        ModelError: there is none.
-    """
-    digest = xxhash.xxh3_128()
-    for file in [*weights_files(folder), *folder.glob(HEAD_FILE)]:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def hash_tokenizer(tokenizer: Any) -> str:
@@ -320,7 +227,3 @@ def _model_name(model: str | Path) -> str:
 def _revision_of(folder: Path, model: str | Path) -> str | None:
     # A Hub snapshot's folder is named by its commit.
     return None if Path(model).is_dir() else folder.name
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

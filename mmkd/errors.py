@@ -27,3 +27,8 @@ class StaleCacheError(CacheError):
 
 class TrainingError(MmkdError):
     """A training that cannot start or cannot go on."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

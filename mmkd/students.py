@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mmkd.encoders import iterate_weights, read_clip_config, resolve_model
+from mmkd.encoders import read_clip_config
 from mmkd.errors import ConfigError, ModelError
 from mmkd.heads import ProjectionHead, load_head
+from mmkd.hub import resolve_model
 from mmkd.shapes import TRAINED, StudentShape, Towers, difference
+from mmkd.weights import iterate_weights
 
 if TYPE_CHECKING:
     from collections.abc import Collection

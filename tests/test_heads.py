@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from torch.nn.functional import normalize
 from transformers import CLIPModel
 
-from mmkd.encoders import PairEncoder, hash_weights, load_encoder, read_teacher_spec, weights_files
+from mmkd.encoders import PairEncoder, load_encoder, read_teacher_spec
 from mmkd.errors import ModelError
 from mmkd.heads import HEAD_FILE, ProjectionHead, load_head, save_head
 from mmkd.model_card import write_model_card
 from mmkd.runs import Run
+from mmkd.weights import hash_weights, weights_files
 
 CPU = torch.device("cpu")
 IMAGES = [draw_pair(number)[0] for number in range(4)]
