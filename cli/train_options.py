@@ -61,6 +61,14 @@ class DataOptions:
             help="Show a new view each epoch against the untouched image's target: worse than --views.",
         ),
     ] = None
+    synthetic_share: Annotated[
+        float | None,
+        Option(
+            metavar="P",
+            help="How often a pair with real and synthetic captions shows a synthetic one; default: 0.5 where there "
+            "are any.",
+        ),
+    ] = None
     limit: Annotated[int | None, Option(help="Train on a random subset of this many pairs.")] = None
 
 

@@ -177,6 +177,7 @@ class TrainingLoop:
             inputs.store,
             sides=SIDES.get(self.recipe.towers, ("image", "text")),
             mismatched=self.recipe.mismatched,
+            synthetic_share=self.recipe.synthetic_share,
         )
         workers = self.options.workers
         if workers is None:

@@ -57,6 +57,7 @@ def run_training(settings: dict[str, Any], options: RunOptions, *, typed: set[st
         precision=precision,
         views=inputs.views,
         init=inputs.default_init(recipe),
+        synthetic=any(source.synthetic_columns for source in inputs.pairs.sources),
     )
     student = inputs.build_student(recipe)
     validator = open_validator(settings, inputs, student, accelerator.device)

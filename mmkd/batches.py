@@ -19,6 +19,7 @@ from mmkd.errors import DataError, StaleCacheError
 from mmkd.images import decode_image
 from mmkd.losses.negatives import Bank
 from mmkd.sampling import BatchPlan, StepRows
+from mmkd.synthetic import choose_captions
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class BatchReader(Dataset[DistillBatch]):
         mismatched: shows the student views that no target was made from; every target is then that of view 0.
             Default: the student sees the very view that its target was made from. Where the store holds pixels it
             sees those, and no image is decoded, unless ``mismatched`` asks for views.
+        synthetic_share: how often a pair that has real and synthetic captions shows a synthetic one.
 
     Raises:
         StaleCacheError: a row's bytes are not those that the cache was made from.
@@ -113,6 +115,7 @@ class BatchReader(Dataset[DistillBatch]):
         *,
         sides: tuple[str, ...] = ("image", "text"),
         mismatched: Augmentation | None = None,
+        synthetic_share: float | None = None,
     ) -> None:
         self.pairs = pairs
         self.image_processor = image_processor
@@ -123,13 +126,14 @@ class BatchReader(Dataset[DistillBatch]):
         self.readable = pairs.sides
         self.augmentation = mismatched or (NO_AUGMENTATION if store is None else store.augmentation)
         self.mismatched = mismatched is not None
+        self.synthetic_share = synthetic_share
         self.stored = store if store is not None and store.pixels and mismatched is None else None
 
     def __getitems__(self, step: StepRows) -> DistillBatch:
         """The batch of one step."""
         rows = step.rows
         pairs = [self._pair(row) for row in rows.tolist()]
-        numbers = (step.draws * [len(pair.captions) for pair in pairs]).astype(np.int64)
+        numbers = choose_captions(step.draws, pairs, self.synthetic_share)
         hashes = np.array([row_hash(pair) for pair in pairs], dtype=np.uint64)
         if self.store is not None:
             known = self.store.hashes(rows)

@@ -19,6 +19,9 @@ from mmkd.sources import (
     open_table,
     short_spec,
 )
+from mmkd.synthetic import check_synthetic
+from mmkd.tar_specs import find_tars
+from mmkd.tars import open_tars
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -63,7 +66,9 @@ class _Table:
 
     def pair(self, row: int) -> Pair:
         values = self.rows[row]
-        return Pair(self.image(values), self.captions(values))
+        real = self.captions(values)
+        synthetic = [text for name in self.source.synthetic_columns for text in self.texts(values[name])]
+        return Pair(self.image(values), (*real, *synthetic), len(synthetic))
 
     def image(self, row: dict[str, Any]) -> bytes:
         column = self.source.image_column
@@ -74,8 +79,8 @@ class _Table:
         return () if column is None else self.texts(row[column])
 
     def texts(self, value: Any) -> tuple[str, ...]:
-        if self.names is not None and self.source.template is not None:
-            known = isinstance(value, int) and 0 <= value < len(self.names)
+        if isinstance(value, int) and self.names is not None and self.source.template is not None:
+            known = 0 <= value < len(self.names)
             return (self.source.template.replace("{}", self.names[value]),) if known else ()
         texts = (value,) if isinstance(value, str) else value or ()
         return tuple(text for text in texts if isinstance(text, str) and text.strip())
@@ -86,17 +91,25 @@ class _Table:
         return (
             f"{short_spec(source.spec)} · {source.split} · {len(self.rows):,} pairs · "
             f"image: {source.image_column} · caption: {made}{source.caption_column}"
+            + "".join(f" · synthetic: {name}" for name in source.synthetic_columns)
         )
 
     def longest_list(self) -> int:
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        column = self.source.caption_column
-        feature = None if column is None else self.rows.features[column]
-        if getattr(feature, "feature", None) is None:
-            return 1
-        batches = self.rows.select_columns([column]).with_format("arrow").iter(batch_size=10_000)
-        return max(1, *(pc.max(pc.list_value_length(batch[column])).as_py() or 0 for batch in batches))
+        columns = [c for c in (self.source.caption_column, *self.source.synthetic_columns) if c is not None]
+        lists = [c for c in columns if getattr(self.rows.features[c], "feature", None) is not None]
+        single = len(columns) - len(lists)
+        if not lists:
+            return max(1, single)
+        longest = 0
+        for batch in self.rows.select_columns(lists).with_format("arrow").iter(batch_size=10_000):
+            total = pa.scalar(0, pa.int64())
+            for column in lists:
+                total = pc.add(total, pc.fill_null(pc.list_value_length(batch[column]), 0))
+            longest = max(longest, pc.max(total).as_py() or 0)
+        return max(1, single + longest)
 
     def caption_values(self) -> Iterable[Any]:
         for batch in self.rows.select_columns([str(self.source.caption_column)]).iter(batch_size=10_000):
@@ -219,8 +232,10 @@ def open_labelled(
     return LabelledDataset(_Table(rows, source, base_folder(spec), names), numbers)
 
 
-def _open_captioned(source: DataSource, sides: tuple[str, ...]) -> _Table:
+def _open_captioned(source: DataSource, sides: tuple[str, ...]) -> PairTable:
     spec = source.spec
+    if (tars := find_tars(spec)) is not None:
+        return open_tars(source, tars, sides)
     if source.template is not None and "{}" not in source.template:
         raise ConfigError(
             f"the template {source.template!r} has no {{}}; expected one where the class name goes"
@@ -233,10 +248,13 @@ def _open_captioned(source: DataSource, sides: tuple[str, ...]) -> _Table:
         caption_column = _choose_caption_column(source, rows.features, image_column)
         names = _class_names(spec, rows.features[caption_column], caption_column)
     template = None if names is None else source.template or DEFAULT_TEMPLATE
-    rows = rows.select_columns([column for column in (image_column, caption_column) if column is not None])
+    synthetic = source.synthetic_columns if "text" in sides else ()
+    check_synthetic(source, [name for name in rows.features if _is_text(rows.features[name])], caption_column)
+    chosen = (image_column, caption_column, *synthetic)
+    rows = rows.select_columns([column for column in chosen if column is not None])
     if image_column is not None:
         rows = cast_to_bytes(rows, image_column)
-    resolved = DataSource(absolute_spec(spec), split, image_column, caption_column, template)
+    resolved = DataSource(absolute_spec(spec), split, image_column, caption_column, template, synthetic)
     table = _Table(rows, resolved, base_folder(spec), names)
     if caption_column is not None and not any(table.texts(value) for value in table.caption_values()):
         raise DataError(
@@ -251,7 +269,8 @@ def _choose_caption_column(source: DataSource, features: Mapping[str, Any], imag
     label = _guess_label(features)
     if source.template is not None and label is not None:
         return label
-    texts = [name for name, feature in features.items() if name != image_column and _is_text(feature)]
+    taken = {image_column, *source.synthetic_columns}
+    texts = [name for name, feature in features.items() if name not in taken and _is_text(feature)]
     if (usual := _first(CAPTION_NAMES, texts)) is not None:
         return usual
     texts = [name for name in texts if name.strip("_").lower() not in KEY_NAMES]

@@ -7,6 +7,8 @@ import xxhash
 
 from mmkd.errors import DataError
 
+OPTIONAL = {"synthetic_columns"}  # keys of a source that are left out where they hold nothing
+
 
 @dataclass(frozen=True)
 class DataSource:
@@ -18,6 +20,7 @@ class DataSource:
         image_column: the column of images.
         caption_column: the column of captions or, with ``template``, of labels.
         template: what a label's class name is put into; None where the column holds captions.
+        synthetic_columns: columns of synthetic captions, which come after the real ones.
     """
 
     spec: str
@@ -25,10 +28,12 @@ class DataSource:
     image_column: str | None = None
     caption_column: str | None = None
     template: str | None = None
+    synthetic_columns: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, str | None]:
-        """As a JSON object."""
-        return asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object; what only few sources have is a key of theirs alone."""
+        value = {**asdict(self), "synthetic_columns": list(self.synthetic_columns)}
+        return {key: item for key, item in value.items() if key not in OPTIONAL or item}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "DataSource":
@@ -37,13 +42,17 @@ class DataSource:
         Raises:
             DataError: a key is unknown, missing, or of the wrong type.
         """
-        names = {field.name for field in fields(cls)}
-        wrong = [k for k in value if k not in names or not (value[k] is None or isinstance(value[k], str))]
-        if wrong or not isinstance(value.get("spec"), str):
+        names = {field.name for field in fields(cls)} - OPTIONAL
+        plain = {key: item for key, item in value.items() if key not in OPTIONAL}
+        wrong = [k for k in plain if k not in names or not (plain[k] is None or isinstance(plain[k], str))]
+        if wrong or not isinstance(plain.get("spec"), str):
             raise DataError(
                 f"found the data source {value}; expected strings or null for {', '.join(sorted(names))}"
             )
-        return cls(**value)
+        synthetic = value.get("synthetic_columns", [])
+        if not isinstance(synthetic, list) or not all(isinstance(name, str) for name in synthetic):
+            raise DataError(f"found synthetic_columns {synthetic}; expected a list of strings")
+        return cls(**plain, synthetic_columns=tuple(synthetic))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +61,13 @@ class Pair:
 
     Attributes:
         image: the encoded image; empty where the data has none or its file is missing.
-        captions: the captions that hold more than white space.
+        captions: the captions that hold more than white space, real ones first.
+        synthetic: how many of them, the last ones, are synthetic.
     """
 
     image: bytes
     captions: tuple[str, ...]
+    synthetic: int = 0
 
 
 class PairTable(Protocol):

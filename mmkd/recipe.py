@@ -11,6 +11,7 @@ from mmkd.mining.rules import NegativeRules
 from mmkd.objective import Objective, check_triplet, parse_terms
 from mmkd.shapes import TOWERS, TRAINED, StudentShape, Towers
 from mmkd.students import INITS, Init
+from mmkd.synthetic import DEFAULT_SHARE
 
 LIMIT_SEED = (
     7012  # the subset that --limit draws is the same for every --seed, so that seeds share their data
@@ -66,6 +67,8 @@ class Recipe:
         views: views of each image that are shown by turns; ``None``: all that the cache holds.
         mismatched_augment: shows views that no target was made from, of this policy, against the targets of
             view 0; ``None``: every view with the target made from it.
+        synthetic_share: how often a pair that has both real and synthetic captions shows a synthetic one; ``None``:
+            ``mmkd.synthetic.DEFAULT_SHARE`` where there are any.
     """
 
     kd: str = "mse+cos"
@@ -104,6 +107,7 @@ class Recipe:
     limit: int | None = None
     views: int | None = None
     mismatched_augment: str | None = None
+    synthetic_share: float | None = None
 
     def __post_init__(self) -> None:
         for option in ("task", "kd"):  # an unknown loss is refused in the words that were typed
@@ -169,6 +173,8 @@ class Recipe:
     def _check_views(self) -> None:
         if self.views is not None and self.views < 1:
             raise ConfigError(f"--views {self.views} shows nothing; expected at least 1")
+        if self.synthetic_share is not None and not 0 <= self.synthetic_share <= 1:
+            raise ConfigError(f"--synthetic-share {self.synthetic_share} is not from 0 to 1")
         if self.mismatched is not None and (self.views or 1) > 1:
             raise ConfigError(
                 f"--mismatched-augment {self.mismatched_augment} holds every view against the target of view 0, and "
@@ -242,6 +248,7 @@ class Recipe:
         precision: str,
         views: int = 1,
         init: Init = "alternate",
+        synthetic: bool = False,
     ) -> "Recipe":
         """Fill in what depends on the data and the machine.
 
@@ -252,10 +259,18 @@ class Recipe:
             precision: the machine's default.
             views: of each image in the cache.
             init: where the student's weights come from, unless it was chosen.
+            synthetic: whether the data has columns of synthetic captions.
 
         Raises:
-            ConfigError: the batch is larger than the data, or cannot be shared evenly; the cache has fewer views.
+            ConfigError: the batch is larger than the data, or cannot be shared evenly; the cache has fewer views; a
+                share of synthetic captions is asked for where there are none.
         """
+        if self.synthetic_share is not None and not synthetic:
+            raise ConfigError(
+                f"--synthetic-share {self.synthetic_share} needs synthetic captions, and the pairs have none; leave it "
+                "out, or make a cache of them with `mmkd cache-teacher --synthetic-column NAME --out NEW`"
+            )
+        share = DEFAULT_SHARE if synthetic and self.synthetic_share is None else self.synthetic_share
         if self.views is not None and self.views > views:
             raise ConfigError(
                 f"--views {self.views} is more than the cache holds, {views}; leave it out, or make them with "
@@ -286,6 +301,7 @@ class Recipe:
             warmup=warmup,
             precision=self.precision or precision,
             views=shown,
+            synthetic_share=share,
         )
 
     def to_dict(self) -> dict[str, Any]:

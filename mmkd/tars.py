@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mmkd.errors import DataError
 from mmkd.pairs import DataSource, Pair
 from mmkd.sources import absolute_spec, check_column, choose_split, short_spec
+from mmkd.synthetic import check_synthetic
 from mmkd.tar_headers import IMAGE_SUFFIXES
 from mmkd.tar_index import TarFile, TarIndex, open_index
 
@@ -46,19 +47,25 @@ class TarTable:
         """
         place = self.rows[row]
         with _OpenTar(self.index.tar_of(place)) as tar:
-            return Pair(self._image(tar, place), _texts(self._caption(tar, place)))
+            real = _texts(self._text(tar, place, self.source.caption_column))
+            columns = self.source.synthetic_columns
+            synthetic = [text for column in columns for text in _texts(self._text(tar, place, column))]
+            return Pair(self._image(tar, place), (*real, *synthetic), len(synthetic))
 
     def longest_list(self) -> int:
         """The largest number of captions that any row has; looks through the rows only where they have lists."""
-        if self.source.caption_column is None or "." not in self.source.caption_column:
-            return 1
-        return max(1, *(len(value) if isinstance(value, list) else 1 for value in self.caption_values()))
+        columns = [c for c in (self.source.caption_column, *self.source.synthetic_columns) if c is not None]
+        lists = [column for column in columns if "." in column]
+        single = len(columns) - len(lists)
+        values = zip(*map(self.values, lists), strict=True)
+        sizes = (sum(len(one) if isinstance(one, list) else 1 for one in row) for row in values)
+        return max(1, single + max(sizes, default=0))
 
-    def caption_values(self) -> Iterator[Any]:
-        """What the caption column holds, row by row."""
+    def values(self, column: str | None) -> Iterator[Any]:
+        """What a column of texts holds, row by row."""
         for place in self.rows:
             with _OpenTar(self.index.tar_of(place)) as tar:
-                yield self._caption(tar, place)
+                yield self._text(tar, place, column)
 
     def key(self, row: int) -> str:
         """The name of a row within its tar."""
@@ -81,6 +88,7 @@ class TarTable:
         text = (
             f"{short_spec(source.spec)} · {source.split} · {len(self):,} pairs in {tars:,} tar{'s' * (tars != 1)} · "
             f"image: {source.image_column} · caption: {source.caption_column}"
+            + "".join(f" · synthetic: {name}" for name in source.synthetic_columns)
         )
         if not skipped:
             return text
@@ -93,8 +101,9 @@ class TarTable:
                 return tar.read(*where)
         return b""
 
-    def _caption(self, tar: "_OpenTar", place: int) -> Any:
-        column, _, name = (self.source.caption_column or "").partition(".")
+    def _text(self, tar: "_OpenTar", place: int, wanted: str | None) -> Any:
+        known = wanted in self.index.columns
+        column, _, name = (wanted, "", "") if known and wanted else (wanted or "").partition(".")
         where = self.index.place(place, column) if column else None
         if where is None:
             return None
@@ -163,8 +172,11 @@ def open_tars(source: DataSource, splits: dict[str, list[Path]], sides: tuple[st
     caption = _choose_caption(first, source.caption_column) if "text" in sides else None
     if source.template is not None:
         raise DataError(f"{spec} holds captions, not class labels; leave --template out")
-    table = TarTable(index, DataSource(absolute_spec(spec), split, image, caption), rows)
-    if caption is not None and not any(_texts(value) for value in table.caption_values()):
+    synthetic = source.synthetic_columns if caption is not None else ()
+    check_synthetic(source, _text_columns(first), caption)
+    resolved = DataSource(absolute_spec(spec), split, image, caption, synthetic_columns=synthetic)
+    table = TarTable(index, resolved, rows)
+    if caption is not None and not any(_texts(value) for value in table.values(caption)):
         raise DataError(
             f"all captions in column {caption!r} of {spec} are empty; choose with --caption-column"
         )
@@ -198,10 +210,14 @@ def _choose_image(spec: str, index: TarIndex, wanted: str | None) -> str:
     )
 
 
+def _text_columns(table: TarTable) -> list[str]:
+    """Members of text, and the fields of JSON members."""
+    members = [name for name in table.index.columns if name.rpartition(".")[2] in CAPTION_SUFFIXES]
+    return members + [f"json.{name}" for name in _json_fields(table)]
+
+
 def _choose_caption(table: TarTable, wanted: str | None) -> str:
-    spec, columns = table.source.spec, table.index.columns
-    fields = [f"json.{name}" for name in _json_fields(table)]
-    known = [column for column in columns if column in CAPTION_SUFFIXES] + fields
+    spec, columns, known = table.source.spec, table.index.columns, _text_columns(table)
     if wanted is not None:
         return check_column(spec, dict.fromkeys(known), wanted, "--caption-column")
     usual: Sequence[str] = (*CAPTION_SUFFIXES, *(f"json.{name}" for name in CAPTION_FIELDS))
@@ -209,7 +225,8 @@ def _choose_caption(table: TarTable, wanted: str | None) -> str:
         if column in known:
             return column
     raise DataError(
-        f"{spec} has no captions among {', '.join([*columns, *fields])}; name the one to take with --caption-column"
+        f"{spec} has no captions among {', '.join(dict.fromkeys([*columns, *known]))}; name the one to take with "
+        "--caption-column"
     )
 
 
