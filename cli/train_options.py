@@ -70,6 +70,14 @@ class DataOptions:
         ),
     ] = None
     limit: Annotated[int | None, Option(help="Train on a random subset of this many pairs.")] = None
+    shuffle_tars: Annotated[
+        int | None,
+        Option(
+            metavar="N",
+            help="Go through WebDataset tars in a new order each epoch, shuffling rows within N tars at a time; "
+            "default: all rows with each other.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

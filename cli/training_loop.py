@@ -99,7 +99,9 @@ class TrainingLoop:
         recipe = self.recipe
         mined = None if self.mined is None else self.mined.rows
         views = None if recipe.mismatched else recipe.views or 1
-        return BatchPlan(self.inputs.rows, recipe.global_batch, recipe.seed, mined, recipe.bank, views)
+        rows, window = self.inputs.rows, recipe.shuffle_tars
+        tars = None if window is None else self.inputs.pairs.tars_of(rows)
+        return BatchPlan(rows, recipe.global_batch, recipe.seed, mined, recipe.bank, views, tars, window or 1)
 
     @cached_property
     def schedule(self) -> Schedule:

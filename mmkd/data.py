@@ -7,6 +7,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmkd.errors import ConfigError, DataError
 from mmkd.images import read_image_file
 from mmkd.pairs import DataSource, Pair, PairTable, row_hash
@@ -94,6 +97,12 @@ class _Table:
             + "".join(f" · synthetic: {name}" for name in source.synthetic_columns)
         )
 
+    def key_hashes(self) -> None:
+        return None
+
+    def starts(self) -> None:
+        return None
+
     def longest_list(self) -> int:
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -142,6 +151,21 @@ class PairDataset:
             raise IndexError(f"row {row} of {self._length}")
         which = bisect.bisect_right(self._ends, row)
         return self._tables[which].pair(row - (self._ends[which - 1] if which else 0))
+
+    def tars_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which tar each of ``rows`` lies in, int64 (N,).
+
+        Raises:
+            ConfigError: the data is no WebDataset tars.
+        """
+        starts: list[NDArray[np.int64]] = []
+        for table, end in zip(self._tables, self._ends, strict=True):
+            if (first := table.starts()) is None:
+                raise ConfigError(
+                    f"--shuffle-tars is for WebDataset tars, and {short_spec(table.source.spec)} is none; leave it out"
+                )
+            starts.append(first + end - len(table))
+        return np.searchsorted(np.concatenate(starts), rows, side="right") - 1
 
     @property
     def max_captions(self) -> int:

@@ -3,7 +3,9 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from mmkd.errors import DataError
 
@@ -82,6 +84,14 @@ class PairTable(Protocol):
 
     def pair(self, row: int) -> Pair:
         """Row ``row`` of the source, from 0."""
+        ...
+
+    def key_hashes(self) -> NDArray[np.uint64] | None:
+        """uint64 (R,): xxh3_64 of each row's key, which it keeps wherever it is moved; None without keys."""
+        ...
+
+    def starts(self) -> NDArray[np.int64] | None:
+        """int64 (T,): the first row of each tar, ascending from 0; None where the source is no tars."""
         ...
 
     def longest_list(self) -> int:

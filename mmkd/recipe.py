@@ -67,6 +67,8 @@ class Recipe:
         views: views of each image that are shown by turns; ``None``: all that the cache holds.
         mismatched_augment: shows views that no target was made from, of this policy, against the targets of
             view 0; ``None``: every view with the target made from it.
+        shuffle_tars: tars whose rows are shuffled with each other, while the tars come in a new order each epoch;
+            ``None``: all rows.
         synthetic_share: how often a pair that has both real and synthetic captions shows a synthetic one; ``None``:
             ``mmkd.synthetic.DEFAULT_SHARE`` where there are any.
     """
@@ -107,6 +109,7 @@ class Recipe:
     limit: int | None = None
     views: int | None = None
     mismatched_augment: str | None = None
+    shuffle_tars: int | None = None
     synthetic_share: float | None = None
 
     def __post_init__(self) -> None:
@@ -148,7 +151,7 @@ class Recipe:
             )
 
     def _check_steps(self) -> None:
-        for name in ("accumulate", "eval_every", "patience"):
+        for name in ("accumulate", "eval_every", "patience", "shuffle_tars"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {value} is not at least 1")

@@ -39,6 +39,9 @@ class BatchPlan:
             their row; ``None`` for plain random batches.
         bank: N, the rows of a step's bank.
         views: V, the views that a row shows by turns; ``None`` for a new one, never shown before, each epoch.
+        tars: int64 (N,): which tar each of ``rows`` lies in; ``None`` to shuffle all rows with each other.
+        window: with ``tars``, so many of them are shuffled with each other: the tars come in a new order each
+            epoch, and are read from front to back but for that.
     """
 
     rows: NDArray[np.int64]
@@ -47,6 +50,8 @@ class BatchPlan:
     neighbours: NDArray[np.int32] | None = None
     bank: int = 0
     views: int | None = 1
+    tars: NDArray[np.int64] | None = None
+    window: int = 1
 
     def __post_init__(self) -> None:
         if len(self.rows) < self.global_batch:
@@ -68,12 +73,29 @@ class BatchPlan:
     def epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Rows of one epoch, int64 (steps, global_batch), and for each a draw from [0, 1) that picks its caption."""
         generator = np.random.default_rng((self.seed, epoch))
-        order = generator.permutation(self.rows)
-        if self.neighbours is not None:
-            order = _group(order, self.neighbours, generator)
+        free = np.zeros(0 if self.neighbours is None else len(self.neighbours), dtype=bool)
+        parts = []
+        for part in self._windows(generator):
+            shuffled = generator.permutation(part)
+            if self.neighbours is not None:
+                shuffled = _group(shuffled, self.neighbours, generator, free)
+            parts.append(shuffled)
+        order = np.concatenate(parts)
         order = order[: self.steps_per_epoch * self.global_batch]
         shape = (self.steps_per_epoch, self.global_batch)
         return order.reshape(shape), generator.random(shape)
+
+    def _windows(self, generator: np.random.Generator) -> list[NDArray[np.int64]]:
+        """The rows that are shuffled with each other, and grouped with their neighbours."""
+        if self.tars is None:
+            return [self.rows]
+        tars, firsts = np.unique(np.sort(self.tars), return_index=True)
+        by_tar = np.split(self.rows[np.argsort(self.tars, kind="stable")], firsts[1:])
+        order = generator.permutation(len(tars)).tolist()
+        return [
+            np.concatenate([by_tar[tar] for tar in order[first : first + self.window]])
+            for first in range(0, len(order), self.window)
+        ]
 
     def views_of(self, epoch: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which view each of ``rows`` shows in an epoch, in their shape.
@@ -114,10 +136,12 @@ class BatchPlan:
 
 
 def _group(
-    order: NDArray[np.int64], neighbours: NDArray[np.int32], generator: np.random.Generator
+    order: NDArray[np.int64],
+    neighbours: NDArray[np.int32],
+    generator: np.random.Generator,
+    free: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """Put rows beside their still unused neighbours, then shuffle the groups."""
-    free = np.zeros(len(neighbours), dtype=bool)
+    """Put rows beside their still unused neighbours, then shuffle the groups; ``free`` is all False, before and after."""
     free[order] = True
     starts: list[int] = []
     grouped: list[int] = []

@@ -79,3 +79,43 @@ def test_the_bank_holds_other_rows_the_mined_first(mined: bool) -> None:
 def test_without_a_bank_there_are_no_rows() -> None:
     plan = BatchPlan(ROWS, 64, 0, ring())
     assert len(plan.bank_rows(0, 0, plan.epoch(0)[0][0])) == 0
+
+
+def test_tars_come_in_a_new_order_each_epoch_and_mix_within_a_window() -> None:
+    tars = (ROWS - 5) // 50  # 20 tars of 50 rows
+    plan = BatchPlan(ROWS, 10, 0, tars=tars, window=4)
+    seen = []
+    for epoch in range(2):
+        rows = plan.epoch(epoch)[0].ravel()
+        assert np.array_equal(np.sort(rows), ROWS)
+        windows = ((rows - 5) // 50).reshape(5, 200)
+        assert all(len(np.unique(window)) == 4 for window in windows)
+        assert not any((np.diff(window) >= 0).all() for window in windows)  # mixed, not one after the other
+        seen.append(windows[:, 0])
+    assert not np.array_equal(*seen)
+    assert np.array_equal(plan.epoch(1)[0], BatchPlan(ROWS, 10, 0, tars=tars, window=4).epoch(1)[0])
+
+
+def test_a_window_of_all_tars_and_rows_in_any_order_is_complete() -> None:
+    shuffled = np.random.default_rng(0).permutation(ROWS)
+    for window in (1, 3, 7, 100):
+        plan = BatchPlan(shuffled, 100, 0, ring(), tars=shuffled % 7, window=window)
+        assert np.array_equal(np.sort(plan.epoch(0)[0].ravel()), ROWS)
+
+
+def test_groups_stay_within_the_window() -> None:
+    tars = (ROWS - 5) // 100
+    plan = BatchPlan(ROWS, 100, 0, ring(), tars=tars, window=1)
+    batches = plan.epoch(0)[0]
+    assert all(len(np.unique((batch - 5) // 100)) == 1 for batch in batches)
+    beside = sum(
+        bool(set(batch[i : i + GROUP].tolist()) & set(ring()[batch[i]].tolist()))
+        for batch in batches
+        for i in range(100)
+    )
+    scattered = sum(
+        bool(set(batch[i : i + GROUP].tolist()) & set(ring()[batch[i]].tolist()))
+        for batch in BatchPlan(ROWS, 100, 0, tars=tars, window=1).epoch(0)[0]
+        for i in range(100)
+    )
+    assert beside > 1.5 * scattered

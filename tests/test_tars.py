@@ -15,7 +15,7 @@ from tar_files import samples, save_tar
 
 from mmkd import tar_index
 from mmkd.data import DataSource, Pair, open_pairs
-from mmkd.errors import DataError
+from mmkd.errors import ConfigError, DataError
 from mmkd.tar_index import open_index
 from mmkd.tar_specs import expand_braces
 
@@ -317,3 +317,13 @@ def test_key_hashes_and_starts(tars: Path) -> None:
     assert index.key_hashes().tolist() == [xxhash.xxh3_64_intdigest(b"%06d" % n) for n in range(51)]
     assert [index.key(row) for row in (0, 20, 50)] == ["000000", "000020", "000050"]
     assert np.array_equal(index.starts, [0, 20, 21, 51])
+
+
+def test_which_tar_a_row_lies_in(tars: Path, pairs_parquet: Path) -> None:
+    rows = np.array([0, 19, 20, 21, 50, 51, 70, 71])
+    both = open_pairs([DataSource(str(tars)), DataSource(str(tars), split="train[:-10]")])
+    assert both.tars_of(rows).tolist() == [0, 0, 1, 2, 2, 3, 3, 4]
+    with pytest.raises(
+        ConfigError, match=r"--shuffle-tars is for WebDataset tars, and .*pairs\.parquet is none"
+    ):
+        open_pairs([DataSource(str(tars)), DataSource(str(pairs_parquet))]).tars_of(rows)
