@@ -3,10 +3,7 @@
 import os
 import time
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -14,8 +11,8 @@ import numpy as np
 import xxhash
 
 from mmkd.augment import DEFAULT_POLICY, NO_AUGMENTATION, Augmentation
-from mmkd.cache.embed import Prepared, embed_shard, prefetch, prepare
-from mmkd.cache.folder import finished_shard, refuse_foreign, refuse_other_cache, remove_leftovers
+from mmkd.cache.folder import finished_shard, refuse_foreign, refuse_other_cache
+from mmkd.cache.making import ShardMaker
 from mmkd.cache.manifest import (
     CacheManifest,
     CacheSettings,
@@ -23,42 +20,19 @@ from mmkd.cache.manifest import (
     count_masked,
     record_path,
     write_manifest,
-    write_record,
 )
-from mmkd.cache.shard import (
-    disk_full,
-    free_bytes,
-    map_shard,
-    shard_bytes,
-    shard_fields,
-    write_shard,
-)
+from mmkd.cache.shard import disk_errors, disk_full, free_bytes, map_shard, shard_bytes, shard_fields
+from mmkd.cache.tally import MAX_BAD, BuildProgress, Tally, judge_masked
+from mmkd.cache.writers import writing
 from mmkd.data import PairDataset, row_hash
 from mmkd.encoders import PairEncoder
-from mmkd.errors import ConfigError, DataError, StaleCacheError
+from mmkd.errors import ConfigError, StaleCacheError
 from mmkd.pixels import pixel_side
 
 SHARD_ROWS = 16_384
 PIXEL_SHARD_ROWS = 2_048  # a shard is put together in memory: 0.3 GB of 224 x 224 pixels
 BATCH_SIZE = 64
-MAX_BAD = 0.05
-EARLY_ROWS = 1_000  # from here on the share of masked rows is judged
 SAMPLED_ROWS = 16  # of each finished shard, held against the data before going on
-
-
-@dataclass(frozen=True)
-class BuildProgress:
-    """How far this process is with its own share.
-
-    Attributes:
-        rows: rows done, those of an earlier start included.
-        masked: masked rows among them.
-        shards: finished shards among its own.
-    """
-
-    rows: int
-    masked: int
-    shards: int
 
 
 @dataclass(frozen=True)
@@ -193,7 +167,7 @@ def plan_build(
     needed = sum(shard_bytes(settings, index) for index in missing)
     free = free_bytes(out)
     if needed > free:
-        raise disk_full(out, needed)
+        raise disk_full(out, needed, free)
     return BuildPlan(out, settings, rank, world, done, needed, free)
 
 
@@ -208,6 +182,9 @@ def run_build(
 ) -> CacheManifest | None:
     """Embed this process's shards; process 0 then waits for the others and writes the manifest.
 
+    Processes that were started independently of each other share the work, too: each shard is made by the one that
+    locked it. Process 0 takes over the shards of a process that came to an end.
+
     Args:
         max_bad: the largest share of masked rows to accept.
         workers: threads that decode; default: this process's share of the cores.
@@ -218,27 +195,14 @@ def run_build(
 
     Raises:
         DataError: too many rows are masked.
-        CacheError: the disk is full, or the device's memory.
+        CacheError: the disk refuses, the device's memory is full, or another cache is being written there.
     """
-    settings = plan.settings
-    remove_leftovers(plan.folder, plan.todo, manifest=plan.rank == 0)
-    tally = _Tally(plan, max_bad, on_progress)
-    step = settings.batch_size
-    batches = [
-        rows[first : first + step]
-        for index in plan.todo
-        for rows in (settings.shard_range(index),)
-        for first in range(0, len(rows), step)
-    ]
-    workers = _default_workers() if workers is None else workers
-    with closing(prefetch(batches, partial(prepare, encoder, pairs, settings), workers)) as prepared:
-        for index in plan.todo:
-            mine = islice(prepared, -(-len(settings.shard_range(index)) // step))
-            arrays, masked = embed_shard(encoder, mine, settings, index, tally.add)
-            record = write_shard(plan.folder, index, settings, arrays, masked)
-            write_record(plan.folder, index, settings, record)
-            tally.finish_shard()
-    return _finish(plan, tally) if plan.rank == 0 else None
+    tally = Tally(plan.done, plan.settings.rows, max_bad, on_progress)
+    maker = ShardMaker(encoder, pairs, plan, tally, _default_workers() if workers is None else workers)
+    with writing(plan.folder, plan.settings):
+        refuse_other_cache(plan.folder, plan.settings)  # others may have written since the plan was made
+        maker.make(plan.todo)
+        return _finish(plan, maker, tally, max_bad) if plan.rank == 0 else None
 
 
 def build_cache(
@@ -259,71 +223,21 @@ def build_cache(
     return run_build(encoder, pairs, plan, max_bad=max_bad, workers=workers, on_progress=on_progress)
 
 
-class _Tally:
-    """Counts rows and masked rows, tells of them, and stops where too many are masked."""
-
-    def __init__(self, plan: BuildPlan, max_bad: float, on_progress: Callable[[BuildProgress], None]) -> None:
-        self.rows = sum(record.rows for record in plan.done.values())
-        self.shards = len(plan.done)
-        self.masked = count_masked(list(plan.done.values()))
-        self._all_rows = plan.settings.rows
-        self._max_bad = max_bad
-        self._on_progress = on_progress
-        self._tell()
-
-    def add(self, batch: Prepared) -> None:
-        self.rows += len(batch.rows)
-        for reason in batch.reasons:
-            if reason is not None:
-                self.masked[reason] = self.masked.get(reason, 0) + 1
-        self.judge()
-        self._tell()
-
-    def finish_shard(self) -> None:
-        self.shards += 1
-        self._tell()
-
-    def judge(self) -> None:
-        if self.rows >= min(EARLY_ROWS, self._all_rows):
-            judge_masked(self.masked, self.rows, self._max_bad)
-
-    def _tell(self) -> None:
-        self._on_progress(BuildProgress(self.rows, sum(self.masked.values()), self.shards))
-
-    @property
-    def max_bad(self) -> float:
-        return self._max_bad
-
-
-def judge_masked(masked: dict[str, int], rows: int, max_bad: float) -> None:
-    """Stop where more than ``max_bad`` of ``rows`` are masked.
-
-    Raises:
-        DataError: they are.
-    """
-    bad = sum(masked.values())
-    if bad > max_bad * rows:
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(masked.items()))
-        raise DataError(
-            f"{bad:,} of {rows:,} rows cannot be used ({reasons}), more than the {max_bad:.1%} that --max-bad "
-            "allows; mend the data, or pass a larger --max-bad"
-        )
-
-
-def _finish(plan: BuildPlan, tally: _Tally) -> CacheManifest:
-    settings, own = plan.settings, set(plan.own)
-    records = []
+def _finish(plan: BuildPlan, maker: ShardMaker, tally: Tally, max_bad: float) -> CacheManifest:
+    settings = plan.settings
+    while left := maker.look():
+        tally.wait(len(left))
+        time.sleep(0.2)
+        maker.take_over(left)
+    records = tuple(maker.records[index] for index in range(settings.shards))
     digest = xxhash.xxh3_128()
-    for index in range(settings.shards):
-        while (record := finished_shard(plan.folder, index, settings, full=index not in own)) is None:
-            # Another process is still at it; if it died, its launcher ends this one too.
-            time.sleep(0.2)
+    for index, record in enumerate(records):
         arrays = map_shard(plan.folder / record.name, record, shard_fields(settings, index))
         digest.update(np.ascontiguousarray(arrays["row_hash"]).tobytes())
-        records.append(record)
-    judge_masked(count_masked(records), settings.rows, tally.max_bad)
-    manifest = CacheManifest(settings, digest.hexdigest(), tuple(records))
-    write_manifest(plan.folder, manifest)
+    judge_masked(count_masked(records), settings.rows, max_bad)
+    manifest = CacheManifest(settings, digest.hexdigest(), records)
+    with disk_errors(plan.folder):
+        write_manifest(plan.folder, manifest)
     return manifest
 
 

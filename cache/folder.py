@@ -5,13 +5,10 @@ from pathlib import Path
 
 from mmkd.cache.manifest import (
     MANIFEST,
-    PAIRS,
     CacheSettings,
     ShardRecord,
     read_manifest,
     read_record,
-    record_path,
-    shard_name,
 )
 from mmkd.cache.shard import check_file
 from mmkd.errors import CacheError, StaleCacheError
@@ -70,25 +67,6 @@ def finished_shard(
         return None
     try:
         check_file(out / found[1].name, found[1], full=full)
-    except CacheError:
+    except (CacheError, OSError):  # what cannot be read is made again
         return None
     return found[1]
-
-
-def remove_leftovers(out: Path, todo: list[int], *, manifest: bool) -> None:
-    """Remove what a killed process left half-written, and records whose shard is no longer whole.
-
-    Args:
-        out: the cache.
-        todo: the shards that are to be made.
-        manifest: whether this process is to write the manifest.
-    """
-    for index in todo:
-        record_path(out, index).unlink(missing_ok=True)
-        for name in (shard_name(index), record_path(out, index).name):
-            for leftover in out.glob(f".{name}.*.tmp"):
-                leftover.unlink(missing_ok=True)
-    if manifest:
-        for name in (MANIFEST, PAIRS):
-            for leftover in out.glob(f".{name}.*.tmp"):
-                leftover.unlink(missing_ok=True)

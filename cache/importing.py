@@ -1,7 +1,7 @@
 """Make a cache of vectors that exist already; killed and started again, it ends with the same bytes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +9,33 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from mmkd.cache.build import MAX_BAD, SHARD_ROWS, judge_masked
+from mmkd.cache.build import SHARD_ROWS
 from mmkd.cache.embed import NO_CAPTION
-from mmkd.cache.folder import finished_shard, refuse_foreign, refuse_other_cache, remove_leftovers
+from mmkd.cache.folder import finished_shard, refuse_foreign, refuse_other_cache
 from mmkd.cache.manifest import (
     PAIRS,
     CacheManifest,
     CacheSettings,
     ShardRecord,
     count_masked,
+    record_path,
     write_manifest,
     write_record,
 )
 from mmkd.cache.origin import SIDES, Imported
-from mmkd.cache.shard import disk_full, free_bytes, map_shard, shard_bytes, shard_fields, write_shard
+from mmkd.cache.shard import (
+    disk_errors,
+    disk_full,
+    free_bytes,
+    hash_file,
+    map_shard,
+    shard_bytes,
+    shard_fields,
+    write_shard,
+)
+from mmkd.cache.tally import MAX_BAD, judge_masked
 from mmkd.cache.vector_source import KEPT, NORMS, Part, VectorSource
+from mmkd.cache.writers import writing
 from mmkd.data import DataSource, Pair, row_hash
 from mmkd.embeddings import TeacherSpec, unknown_teacher
 from mmkd.errors import ConfigError, DataError
@@ -116,7 +128,7 @@ def plan_import(
     done = {index: record for index, record in found.items() if record is not None}
     needed = sum(shard_bytes(settings, index) for index in found if index not in done)
     if needed > (free := free_bytes(out)):
-        raise disk_full(out, needed)
+        raise disk_full(out, needed, free)
     return ImportPlan(out, source, settings, images, done, needed, free)
 
 
@@ -132,28 +144,48 @@ def run_import(
 
     Raises:
         DataError: too many rows are masked, or the source changed meanwhile.
-        CacheError: the disk is full.
+        CacheError: the disk refuses, or another process is writing there.
     """
-    settings, out = plan.settings, plan.folder
-    remove_leftovers(out, [i for i in range(settings.shards) if i not in plan.done], manifest=True)
-    _write_pairs(plan)
+    with writing(plan.folder, plan.settings, alone=True):
+        refuse_other_cache(plan.folder, plan.settings)  # another may have written since the plan was made
+        with disk_errors(plan.folder):
+            pairs_hash = _write_pairs(plan)
+        imported = replace(_imported(plan), pairs_xxh3_128=pairs_hash)
+        settings = replace(plan.settings, imported=imported)
+        records, data_hash = _write_shards(plan, settings, on_progress)
+        judge_masked(count_masked(records), settings.rows, max_bad)
+        manifest = CacheManifest(settings, data_hash, tuple(records))
+        with disk_errors(plan.folder):
+            write_manifest(plan.folder, manifest)
+        return manifest
+
+
+def _imported(plan: ImportPlan) -> Imported:
+    assert plan.settings.imported is not None
+    return plan.settings.imported
+
+
+def _write_shards(
+    plan: ImportPlan, settings: CacheSettings, on_progress: Callable[[int], None]
+) -> tuple[list[ShardRecord], str]:
+    """Write what is missing; the records of all shards, and the hash of all row hashes."""
     records: list[ShardRecord] = []
     digest = xxhash.xxh3_128()
     rows = _Rows(plan)
     for index in range(settings.shards):
         record = plan.done.get(index)
         if record is None:
+            record_path(plan.folder, index).unlink(missing_ok=True)
             arrays, masked = _make_shard(plan, index, rows)
-            record = write_shard(out, index, settings, arrays, masked)
-            write_record(out, index, settings, record)
-        found = map_shard(out / record.name, record, shard_fields(settings, index))
+            record = write_shard(plan.folder, index, settings, arrays, masked)
+        with disk_errors(plan.folder):
+            # Of finished ones, too: the pairs' file may have other bytes than when they were written.
+            write_record(plan.folder, index, settings, record)
+        found = map_shard(plan.folder / record.name, record, shard_fields(settings, index))
         digest.update(np.ascontiguousarray(found["row_hash"]).tobytes())
         records.append(record)
         on_progress(settings.shard_range(index).stop)
-    judge_masked(count_masked(records), settings.rows, max_bad)
-    manifest = CacheManifest(settings, digest.hexdigest(), tuple(records))
-    write_manifest(out, manifest)
-    return manifest
+    return records, digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -332,8 +364,8 @@ def _image_paths(folder: Path, names: Sequence[Any]) -> list[str]:
     return found
 
 
-def _write_pairs(plan: ImportPlan) -> None:
-    """Keep captions, image paths and keys in the cache, so that training needs nothing else."""
+def _write_pairs(plan: ImportPlan) -> str | None:
+    """Keep captions, image paths and keys in the cache, so that training needs nothing else; xxh3_128 of the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -341,7 +373,7 @@ def _write_pairs(plan: ImportPlan) -> None:
     kept = [name for name in KEPT if name in source.columns and name != source.caption]
     names = [*(["caption"] if source.caption else []), *(["image"] if plan.images else []), *kept]
     if not names:
-        return
+        return None
     schema = pa.schema([(name, pa.string()) for name in names])
     with atomic_file(plan.folder / PAIRS) as temporary, pq.ParquetWriter(temporary, schema) as writer:
         for part in source.parts:
@@ -353,3 +385,4 @@ def _write_pairs(plan: ImportPlan) -> None:
             if plan.images:
                 columns["image"] = list(_image_paths(plan.images, found["image_path"]))
             writer.write_table(pa.table(columns, schema=schema))
+    return hash_file(plan.folder / PAIRS)

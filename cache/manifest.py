@@ -84,6 +84,7 @@ class CacheSettings:
         views = [VIEW_0, *[asdict(self.augmentation)] * (self.views - 1)]
         value = {**asdict(self), "sources": [s.to_json() for s in self.sources], "views": views}
         del value["augmentation"]
+        value["imported"] = None if self.imported is None else self.imported.to_json()
         # Only a cache that has them has these keys, so that others are what they were before there were any.
         return {key: item for key, item in value.items() if key not in OPTIONAL or item is not None}
 

@@ -1,5 +1,7 @@
 """Mined neighbours, kept beside the cache under a name made from all that they depend on."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from mmkd.cache.writers import mining, remove_mining_leftovers
 from mmkd.errors import CacheError
 from mmkd.files import atomic_file
 from mmkd.mining import NegativeRules, Neighbours, SearchOptions, Share, mine_neighbours
@@ -59,13 +62,25 @@ def load_or_mine(
                 f"{file} cannot be read by every process; expected a folder that all of them share"
             )
         return found
-    mined = mine_neighbours(
-        store, rows, rules=rules, seed=seed, search=search, share=share, on_progress=on_progress
-    )
-    if share.rank == 0:
-        _save(file, mined)
+    with _owning(store.folder, share):
+        mined = mine_neighbours(
+            store, rows, rules=rules, seed=seed, search=search, share=share, on_progress=on_progress
+        )
+        if share.rank == 0:
+            _save(file, mined)
     share.wait()
     return mined
+
+
+@contextmanager
+def _owning(folder: Path, share: Share) -> Iterator[None]:
+    """Let the first process own what it keeps half-written in ``folder``, after removing what killed ones left."""
+    if share.rank == 0:
+        remove_mining_leftovers(folder)
+        with mining(folder):
+            yield
+    else:
+        yield
 
 
 def _save(file: Path, mined: Neighbours) -> None:

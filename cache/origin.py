@@ -1,6 +1,6 @@
 """What made a cache's vectors: a teacher, run by mmkd or by others."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmkd.cache.checks import expect_keys, hash_text, number, positive, shown, text
@@ -20,6 +20,8 @@ class Imported:
         bytes: their size.
         xxh3_128: hash of their names and contents, in order.
         sides: the sides that there are vectors of: ``image``, ``text`` or both.
+        pairs_xxh3_128: hash of the cache's ``pairs.parquet``; None where there is none, or where an older mmkd wrote
+            it. It is no part of what was imported.
     """
 
     form: str
@@ -27,15 +29,21 @@ class Imported:
     bytes: int
     xxh3_128: str
     sides: tuple[str, ...]
+    pairs_xxh3_128: str | None = field(default=None, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, value: Any) -> "Imported":
-        """Read what ``dataclasses.asdict`` gave.
+        """Read what ``to_json`` gave.
 
         Raises:
             CacheError: anything is missing, unknown, or of the wrong type.
         """
-        expect_keys(value, set(cls.__dataclass_fields__), "the import")
+        optional = {"pairs_xxh3_128"} - (value.keys() if isinstance(value, dict) else set())
+        expect_keys(value, cls.__dataclass_fields__.keys() - optional, "the import")
         if value["sides"] not in (["image", "text"], ["image"], ["text"]):
             raise CacheError(f"found the sides {shown(value['sides'])}; expected image, text or both")
         return cls(
@@ -44,6 +52,7 @@ class Imported:
             bytes=number(value, "bytes", 1),
             xxh3_128=hash_text(value, "xxh3_128"),
             sides=tuple(value["sides"]),
+            pairs_xxh3_128=None if optional else hash_text(value, "pairs_xxh3_128"),
         )
 
 

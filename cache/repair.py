@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from mmkd.cache.build import BuildProgress, plan_build, run_build
+from mmkd.cache.build import plan_build, run_build
 from mmkd.cache.claims import shard_index, stray_files
+from mmkd.cache.folder import finished_shard
 from mmkd.cache.manifest import (
     MANIFEST,
     CacheManifest,
@@ -18,8 +19,10 @@ from mmkd.cache.manifest import (
     write_record,
 )
 from mmkd.cache.origin import teacher_differences
-from mmkd.cache.shard import map_shard, shard_fields
-from mmkd.cache.verify import VerifyReport
+from mmkd.cache.shard import disk_errors, map_shard, shard_fields
+from mmkd.cache.tally import BuildProgress
+from mmkd.cache.verify import VerifyReport, import_again
+from mmkd.cache.writers import writing
 from mmkd.data import PairDataset, row_hash
 from mmkd.encoders import PairEncoder
 from mmkd.errors import CacheError, MmkdError, StaleCacheError
@@ -44,7 +47,8 @@ def repair_cache(
 
     Raises:
         StaleCacheError: teacher or data are not those that the cache was made with; nothing was changed.
-        CacheError: nothing tells what made the cache, or its shards cannot be made again here.
+        CacheError: nothing tells what made the cache, another process is writing into it, the disk refuses, or it was
+            imported, and what is broken is not in it a second time; all else was mended.
     """
     folder, settings = report.folder, report.settings
     if settings is None:
@@ -54,23 +58,30 @@ def repair_cache(
         raise CacheError(
             f"{folder} holds {', '.join(foreign[:3])}, which is no part of a cache; move it away"
         )
-    loaded = None
-    if len(report.whole) < settings.shards:
-        if settings.imported is not None:
-            raise CacheError(
-                f"{folder} was imported; repeat `mmkd cache import` into a new folder to mend it"
-            )
+    complete, loaded = len(report.whole) == settings.shards, None
+    if not complete and settings.imported is None:
         loaded = load(settings)
         _expect_same(report, settings, *loaded)
-    for name in strays:
-        (folder / name).unlink()
-    _mend_records(report, settings)
+    with writing(folder, settings, alone=True), disk_errors(folder):
+        for name in strays:
+            (folder / name).unlink()
+        _mend_records(report, settings)
+        if complete:
+            records = tuple(report.whole[index] for index in range(settings.shards))
+            write_manifest(folder, CacheManifest(settings, report.data_hash, records))
     if loaded is not None:
         plan = plan_build(settings, loaded[1], folder)
         run_build(*loaded, plan, max_bad=1.0, on_progress=on_progress, workers=workers)
-        return
-    records = tuple(report.whole[index] for index in range(settings.shards))
-    write_manifest(folder, CacheManifest(settings, report.data_hash, records))
+    if settings.imported is not None and (lost := [*lost_shards(report, settings), *report.lost]):
+        raise CacheError(
+            f"{', '.join(lost[:3])}{', …' * (len(lost) > 3)} of {folder} cannot be mended from the cache itself, which "
+            f"was imported; what else was broken is mended; {import_again(folder, settings)}"
+        )
+
+
+def lost_shards(report: VerifyReport, settings: CacheSettings) -> list[str]:
+    """Names of the shards that are not whole."""
+    return [shard_name(index) for index in range(settings.shards) if index not in report.whole]
 
 
 def _mend_records(report: VerifyReport, settings: CacheSettings) -> None:
@@ -80,10 +91,22 @@ def _mend_records(report: VerifyReport, settings: CacheSettings) -> None:
         # The records outvoted it, and a build would take its word; killed here, they still tell everything.
         (folder / MANIFEST).unlink(missing_ok=True)
     for path in folder.glob("shard-*.json"):
-        if shard_index(path.name) not in report.whole:
+        index = shard_index(path.name)
+        if index not in report.whole and not _finished_since(report, index, settings):
             path.unlink()
     for index, record in report.whole.items():
         write_record(folder, index, settings, record)
+
+
+def _finished_since(report: VerifyReport, index: int | None, settings: CacheSettings) -> bool:
+    """Whether another process has made a shard since the cache was looked at."""
+    if index is None:
+        return False
+    try:
+        found = finished_shard(report.folder, index, settings)
+    except CacheError:
+        return False
+    return found is not None and found != report.judged.get(index)
 
 
 def _read(folder: Path) -> CacheManifest | None:

@@ -1,8 +1,11 @@
 """One shard: fixed-shape, contiguous, page-aligned HDF5 datasets, so that a reader can map them."""
 
 import errno
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,29 +91,70 @@ def write_shard(
     """Write shard ``index``, whole or not at all.
 
     Raises:
-        CacheError: the disk is full.
+        CacheError: the disk refuses.
     """
     expected = shard_fields(settings, index)
     path = folder / shard_name(index)
-    try:
-        with atomic_file(path) as temporary:
-            _write(temporary, expected, arrays)
-            size, digest = temporary.stat().st_size, hash_file(temporary)
-    except (OSError, RuntimeError) as error:  # h5py raises either, also from closing the file
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise disk_full(folder, shard_bytes(settings, index)) from error
-        raise
+    with disk_errors(folder, shard_bytes(settings, index)), atomic_file(path) as temporary:
+        _write(temporary, expected, arrays)
+        size, digest = temporary.stat().st_size, hash_file(temporary)
     return ShardRecord(
         path.name, len(settings.shard_range(index)), size, digest, dict(sorted(masked.items()))
     )
 
 
-def disk_full(folder: Path, needed: int) -> CacheError:
-    """The error for a disk that cannot take ``needed`` more bytes."""
-    return CacheError(
-        f"the disk of {folder} has {size_text(free_bytes(folder))} free, but {size_text(needed)} more are needed; "
-        "free some space and run the same command again, or pass another --out"
+@contextmanager
+def disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
+    """Say in one line what the disk of ``folder`` refused to take.
+
+    Args:
+        folder: what is written to; errors of files elsewhere pass as they are.
+        needed: about how many bytes are written.
+
+    Raises:
+        CacheError: it is full, a quota is used up, or it fails.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # h5py raises either, also from closing the file
+        name = getattr(error, "filename", None)
+        elsewhere = name is not None and not Path(os.fsdecode(name)).is_relative_to(folder)
+        number = None if elsewhere else _error_number(error)
+        if number is None:
+            raise
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(folder, needed) from error
+        raise CacheError(
+            f"cannot write to {folder}: {os.strerror(number)}; see to the disk, then run the same command again, or "
+            "pass another --out"
+        ) from error
+
+
+def disk_full(folder: Path, needed: int, free: int | None = None) -> CacheError:
+    """The error for a disk that cannot take ``needed`` more bytes; ``free`` are left, if that was asked already."""
+    free = free_bytes(folder) if free is None else free
+    found = (
+        f"has {size_text(free)} free, but {size_text(needed)} more are needed"
+        if free < needed
+        else f"takes no more, though it has {size_text(free)} free: a quota or its number of files is used up"
+        if free > _LITTLE
+        else "is full"
     )
+    return CacheError(
+        f"the disk of {folder} {found}; free some space and run the same command again, or pass another --out"
+    )
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    """The system's error number behind ``error``; HDF5 has it in its text."""
+    while error is not None:
+        number = getattr(error, "errno", None)
+        if number is None and (found := re.search(r"errno = (\d+)", str(error))):
+            number = int(found[1])
+        if number is not None:
+            return int(number)
+        error = error.__context__
+    return None
 
 
 def size_text(count: int) -> str:
@@ -144,7 +188,7 @@ def check_file(path: Path, record: ShardRecord, *, full: bool) -> None:
     Raises:
         CacheError: it is missing or has changed.
     """
-    again = "run the same `mmkd cache-teacher` again to mend it"
+    again = "run the same `mmkd cache-teacher` again, or `mmkd cache import`, to mend it"
     if path.is_symlink() or not path.is_file():
         raise CacheError(f"{path} is missing; {again}")
     size = path.stat().st_size
@@ -153,6 +197,21 @@ def check_file(path: Path, record: ShardRecord, *, full: bool) -> None:
     if full and (found := hash_file(path)) != record.xxh3_128:
         raise CacheError(
             f"{path} is damaged: its bytes hash to {found[:8]}…, expected {record.xxh3_128[:8]}…; {again}"
+        )
+
+
+def check_pairs(path: Path, expected: str) -> None:
+    """Hold the captions and image paths of an imported cache against their hash.
+
+    Raises:
+        CacheError: the file is missing or has changed.
+    """
+    again = "run the same `mmkd cache import` again to mend it"
+    if path.is_symlink() or not path.is_file():
+        raise CacheError(f"{path} is missing; {again}")
+    if (found := hash_file(path)) != expected:
+        raise CacheError(
+            f"{path} is damaged: its bytes hash to {found[:8]}…, expected {expected[:8]}…; {again}"
         )
 
 

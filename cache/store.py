@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mmkd.augment import Augmentation
 from mmkd.cache.manifest import PAIRS, CacheManifest, read_manifest
 from mmkd.cache.origin import SIDES, teacher_differences
-from mmkd.cache.shard import check_file, map_shard, shard_fields
+from mmkd.cache.shard import check_file, check_pairs, map_shard, shard_fields
 from mmkd.data import DataSource, PairDataset, open_pairs, row_hash
 from mmkd.embeddings import Embeddings, TeacherSpec
 from mmkd.errors import ConfigError, DataError, StaleCacheError
@@ -183,11 +183,14 @@ class CacheStore:
         """Hold every shard's bytes against the manifest, then its structure against the format.
 
         Raises:
-            CacheError: a shard is missing, has changed, or is not built as the format says.
+            CacheError: a shard, or an import's pairs, are missing, have changed, or are not built as the format says.
         """
         for index, record in enumerate(self.manifest.shards):
             check_file(self.folder / record.name, record, full=True)
             self.shard(index)
+        imported = self.manifest.settings.imported
+        if imported is not None and (expected := imported.pairs_xxh3_128) is not None:
+            check_pairs(self.folder / PAIRS, expected)
 
     def shard(self, index: int) -> dict[str, NDArray[Any]]:
         """The datasets of one shard by name, mapped; those of a side without vectors are not among them.

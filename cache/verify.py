@@ -14,6 +14,7 @@ from mmkd.cache.contents import check_contents
 from mmkd.cache.duplicates import Duplicates, VectorIndex
 from mmkd.cache.manifest import (
     MANIFEST,
+    PAIRS,
     CacheSettings,
     ShardRecord,
     count_masked,
@@ -75,8 +76,10 @@ class VerifyReport:
         duplicates: equal vectors among ``image`` and ``text``.
         findings: what is wrong; a cache is whole without any.
         broken: shards to make again.
+        judged: by broken shard, the record that was found of it; None where there was none.
         whole: by shard, the record of each that is whole.
         data_hash: xxh3_128 of all row hashes; empty unless every shard is whole.
+        lost: other files that are broken and cannot be made again from the rest.
     """
 
     folder: Path
@@ -86,8 +89,10 @@ class VerifyReport:
     duplicates: dict[str, Duplicates] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     broken: list[int] = field(default_factory=list)
+    judged: dict[int, ShardRecord | None] = field(default_factory=dict)
     whole: dict[int, ShardRecord] = field(default_factory=dict)
     data_hash: str = ""
+    lost: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -157,6 +162,14 @@ def _mend(folder: Path) -> str:
     return f"mend it with `mmkd cache verify {folder} --repair`"
 
 
+def import_again(folder: Path, settings: CacheSettings) -> str:
+    """What to do where a cache that was imported has lost what only its source holds."""
+    return (
+        f"repeat the `mmkd cache import {settings.sources[0].spec} --out {folder}` that made it, with the same "
+        "options: it keeps what is whole and writes the rest anew"
+    )
+
+
 def _claim_findings(claims: Claims) -> Iterator[Finding]:
     folder, settings = claims.folder, claims.settings
     for name, reason in claims.refused.items():
@@ -198,6 +211,8 @@ class _Reader:
         sizes = {"image": settings.rows, "text": settings.rows * settings.captions}
         self.indices = {side: VectorIndex(sizes[side]) for side in settings.sides}
         self.row_hashes = xxhash.xxh3_128()
+        folder = claims.folder
+        self.advice = _mend(folder) if settings.imported is None else import_again(folder, settings)
         self.same_views = 0
 
     def known(self) -> list[int]:
@@ -209,31 +224,35 @@ class _Reader:
 
     def check_shard(self, index: int) -> Iterator[Finding]:
         """What is wrong with a shard: its record, its file, its structure, then its contents."""
-        report, name, advice = self.report, shard_name(index), _mend(self.claims.folder)
+        report, name, advice = self.report, shard_name(index), self.advice
         record = self.claims.of_shard(index)
         if record is None:
-            report.broken.append(index)
+            self._broken(index)
             yield Finding("record", name, "no file that can be used tells of it", "its size and hash", advice)
             return
         yield from self._record_findings(index, record)
         if mismatch := self._mismatch(record):
-            report.broken.append(index)
+            self._broken(index)
             yield Finding(mismatch[0], name, mismatch[1], mismatch[2], advice)
             return
         try:
             arrays = map_shard(self.claims.folder / name, record, shard_fields(self.settings, index))
         except CacheError as error:
-            report.broken.append(index)
+            self._broken(index)
             yield Finding("structure", name, str(error), "the datasets of format version 1", advice)
             return
         report.bytes += record.bytes
         faults = list(self._content_findings(index, record, arrays))
         self.row_hashes.update(np.ascontiguousarray(arrays["row_hash"]).tobytes())
         if faults:
-            report.broken.append(index)
+            self._broken(index)
         else:
             report.whole[index] = record
         yield from faults
+
+    def _broken(self, index: int) -> None:
+        self.report.broken.append(index)
+        self.report.judged[index] = self.claims.records.get(index, (None, None))[1]
 
     def _mismatch(self, record: ShardRecord) -> tuple[str, str, str] | None:
         """Where a file is not the one of its record: what was checked, found and expected."""
@@ -271,7 +290,7 @@ class _Reader:
     def _content_findings(
         self, index: int, record: ShardRecord, arrays: dict[str, NDArray[Any]]
     ) -> Iterator[Finding]:
-        advice = _mend(self.claims.folder)
+        advice = self.advice
         found = check_contents(arrays, self.settings.shard_range(index).start, self.indices)
         self.same_views += found.same_views
         for kind, rows, what, expected in found.faults():
@@ -281,9 +300,29 @@ class _Reader:
             what = f"{found.masked:,} rows are masked"
             yield Finding("masked", record.name, what, f"{masked:,}, as its record counts by reason", advice)
 
+    def check_pairs(self) -> Iterator[Finding]:
+        """What is wrong with the captions and image paths of an imported cache."""
+        imported, path = self.settings.imported, self.claims.folder / PAIRS
+        if imported is None:
+            return
+        source = self.settings.sources[0]
+        known = imported.pairs_xxh3_128
+        if known is None and source.image_column is None and source.caption_column is None:
+            return  # it may never have had any
+        if path.is_symlink() or not path.is_file():
+            found = "is a link" if path.is_symlink() else "is missing"
+        elif known is None or (digest := _hash(path)) == known:
+            return
+        else:
+            found = f"is damaged: its bytes hash to {digest[:8]}…" if digest else "cannot be read"
+        self.report.lost.append(PAIRS)
+        expected = "the captions and image paths" if known is None else f"bytes that hash to {known[:8]}…"
+        yield Finding("pairs", PAIRS, found, expected, self.advice)
+
     def finish(self) -> Iterator[Finding]:
         """What only shows over all shards."""
         settings, manifest, report = self.settings, self.claims.manifest, self.report
+        yield from self.check_pairs()
         known = set(self.known())
         if missing := settings.shards - len(known):
             first = next(index for index in range(settings.shards) if index not in known)
@@ -305,6 +344,13 @@ class _Reader:
             what = f"data_hash {manifest.data_hash[:8]}…"
             expected = f"{report.data_hash[:8]}…, the hash of the rows' own hashes"
             yield Finding("data hash", MANIFEST, what, expected, _mend(self.claims.folder))
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except OSError:
+        return ""
 
 
 def _duplicate_findings(duplicates: dict[str, Duplicates], settings: CacheSettings) -> Iterator[Finding]:

@@ -44,6 +44,13 @@ def cache_teacher(
     caption_column: Annotated[
         str | None, typer.Option(help="Captions, lists of captions, or class labels. Default: guessed.")
     ] = None,
+    synthetic_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Synthetic captions, or lists of them, beside the real ones; may be given several times.",
+        ),
+    ] = None,
     template: Annotated[
         str | None, typer.Option(help='Makes captions of class labels. Default: "a photo of a {}.".')
     ] = None,
@@ -103,7 +110,11 @@ def cache_teacher(
     folder = Workspace(work).cache if out is None else out
     encoder = _load_teacher(teacher, revision, dtype)
     specs = data or [DATA]
-    sources = [DataSource(spec, split, image_column, caption_column, template) for spec in specs]
+    synthetic = tuple(synthetic_column or ())
+    sources = [
+        DataSource(spec, split, image_column, caption_column, template, synthetic_columns=synthetic)
+        for spec in specs
+    ]
     pairs = open_pairs(sources, limit)
     for line in pairs.describe():
         say("data", line)
@@ -160,6 +171,8 @@ def _run(
 
             def show(state: "BuildProgress") -> None:
                 note = f"{state.masked:,} masked" if state.masked else ""
+                if state.awaited:
+                    note = f"waits for {_shards(state.awaited)} of other processes"
                 if not bar.tasks[bar_id].started:
                     # What an earlier start finished is no part of this run's rate.
                     bar.reset(bar_id, total=plan.own_rows, completed=state.rows)

@@ -17,9 +17,11 @@ from conftest import draw_pair, save_pairs
 from datasets import List, Value
 
 from mmkd.cache import build as build_module
+from mmkd.cache import tally
 from mmkd.cache.build import build_cache, cache_settings, plan_build
 from mmkd.cache.manifest import CacheManifest, read_manifest
 from mmkd.cache.store import CacheStore, check_data, open_cache
+from mmkd.cache.writers import take_shard
 from mmkd.data import DataSource, open_pairs, row_hash
 from mmkd.encoders import PairEncoder
 from mmkd.errors import CacheError, DataError
@@ -158,7 +160,7 @@ def test_too_many_masked_rows_stop_the_build_and_leave_nothing(mixed, tiny_encod
 
 
 def test_too_many_masked_rows_stop_early(tiny_encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(build_module, "EARLY_ROWS", 16)
+    monkeypatch.setattr(tally, "EARLY_ROWS", 16)
     path = save_pairs(tmp_path / "p.parquet", [b"no picture"] * 100, ["words"] * 100)
     states = []
     with pytest.raises(DataError, match="16 of 16 rows cannot be used"):
@@ -259,14 +261,17 @@ def test_the_first_process_waits_for_shards_that_others_still_mend(
     whole = shard.read_bytes()
     shard.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
     waits: list[float] = []
+    other = take_shard(tmp_path, 1)
 
     def mend(seconds):
         waits.append(seconds)
-        shard.write_bytes(whole)
+        if len(waits) == 9:
+            shard.write_bytes(whole)
+            other.release()
 
     monkeypatch.setattr(build_module.time, "sleep", mend)
     build_cache(tiny_encoder, tiny_pairs, tmp_path, **SIZES, rank=0, world=2)
-    assert len(waits) == 1
+    assert len(waits) == 9
     open_cache(tmp_path)
 
 

@@ -14,7 +14,7 @@ from command_line import mmkd
 from conftest import draw_pair
 
 from mmkd.cache.importing import plan_import, run_import, unit_vectors
-from mmkd.cache.manifest import CacheManifest
+from mmkd.cache.manifest import CacheManifest, read_manifest
 from mmkd.cache.store import open_cache
 from mmkd.cache.vector_source import Columns, open_vectors
 from mmkd.encoders import read_teacher_spec
@@ -75,7 +75,9 @@ def test_clip_retrieval_gives_both_sides_captions_and_norms(tmp_path):
     assert [pairs[row].captions for row in range(ROWS)] == [(text,) for text in texts()]
     assert (store.sides, store.readable, store.spec.known) == (("image", "text"), ("text",), False)
     assert pq.read_table(tmp_path / "cache" / "pairs.parquet").to_pydict()["url"] == links
-    assert len(np.unique(store.hashes(np.arange(ROWS))[:, 0])) == ROWS  # vectors stand for images that were not given
+    assert (
+        len(np.unique(store.hashes(np.arange(ROWS))[:, 0])) == ROWS
+    )  # vectors stand for images that were not given
 
 
 def test_rows_run_on_from_part_to_part_in_the_order_of_their_numbers(tmp_path):
@@ -384,10 +386,15 @@ def test_a_caption_that_changed_in_the_cache_is_noticed(tmp_path, text_npz, stud
     import_(text_npz, tmp_path / "cache")
     pairs = tmp_path / "cache" / "pairs.parquet"
     pq.write_table(pa.table({"caption": ["another", *texts()[1:]]}), pairs)
-    done = mmkd(
+    train = (
         *("train", "--towers", "text", "--task", "none", "--cache", tmp_path / "cache"),
         *("--model-config", student_folder / "config.json", *SMALL),
     )
+    assert "pairs.parquet is damaged: its bytes hash to " in mmkd(*train).stderr
+    manifest = tmp_path / "cache" / "manifest.json"  # of an mmkd that did not hash it
+    manifest.write_text(re.sub(r',\s*"pairs_xxh3_128": "\w+"', "", manifest.read_text()))
+    assert read_manifest(tmp_path / "cache").settings.imported.pairs_xxh3_128 is None
+    done = mmkd(*train)
     assert "was made from other data: 1 of 24 rows looked at differ, the first of them row 0" in done.stderr
 
 

@@ -52,10 +52,10 @@ def test_says_what_it_takes_for_granted_and_what_to_type_next(mmkd, tiny_clip, p
 
 
 def test_goes_on_where_it_was_stopped(mmkd, tiny_clip, pairs_parquet, monkeypatch):
-    from mmkd.cache import build
+    from mmkd.cache import making
 
     options = ("--teacher", tiny_clip, "--data", pairs_parquet, "--shard-rows", 20, "--out", "elsewhere")
-    plain = build.write_record
+    plain = making.write_record
     written: list[int] = []
 
     def interrupted(folder, index, settings, record):
@@ -64,7 +64,7 @@ def test_goes_on_where_it_was_stopped(mmkd, tiny_clip, pairs_parquet, monkeypatc
         written.append(index)
         plain(folder, index, settings, record)
 
-    monkeypatch.setattr(build, "write_record", interrupted)
+    monkeypatch.setattr(making, "write_record", interrupted)
     done = mmkd(*options)
     assert done.code == 130
     assert done.stderr.splitlines()[-1].split(maxsplit=1) == [
@@ -72,7 +72,7 @@ def test_goes_on_where_it_was_stopped(mmkd, tiny_clip, pairs_parquet, monkeypatc
         "after shard 2 of 5; the same command goes on from there",
     ]
     assert not Path("elsewhere/manifest.json").exists()
-    monkeypatch.setattr(build, "write_record", plain)
+    monkeypatch.setattr(making, "write_record", plain)
     done = mmkd(*options)
     assert done.code == 0
     assert "2 shards already there" in done.stderr
