@@ -52,11 +52,12 @@ def prepare(encoder: PairEncoder, pairs: PairDataset, settings: CacheSettings, r
     for row in rows:
         pair = pairs[row]
         hashes.append(row_hash(pair))
-        reason = None if pair.captions else NO_CAPTION
+        reason = None if pair.captions else pair.dropped or NO_CAPTION
         try:
-            image = decode_image(pair.image)
-            if reason is None:
-                images.append((row, image))
+            if pair.dropped is None:
+                image = decode_image(pair.image)
+                if reason is None:
+                    images.append((row, image))
         except BadImageError as error:
             reason = error.reason
         reasons.append(reason)

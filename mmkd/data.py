@@ -150,7 +150,9 @@ class PairDataset:
         if not 0 <= row < self._length:
             raise IndexError(f"row {row} of {self._length}")
         which = bisect.bisect_right(self._ends, row)
-        return self._tables[which].pair(row - (self._ends[which - 1] if which else 0))
+        table = self._tables[which]
+        pair = table.pair(row - (self._ends[which - 1] if which else 0))
+        return pair.filtered(table.source.filters) if table.source.filters else pair
 
     def tars_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which tar each of ``rows`` lies in, int64 (N,).
@@ -174,7 +176,10 @@ class PairDataset:
 
     def describe(self) -> list[str]:
         """One line for each source: what it is and what was guessed."""
-        return [table.describe() for table in self._tables]
+        return [
+            table.describe() + (f" · captions: {rule.describe()}" if (rule := table.source.filters) else "")
+            for table in self._tables
+        ]
 
 
 class LabelledDataset:
@@ -278,7 +283,9 @@ def _open_captioned(source: DataSource, sides: tuple[str, ...]) -> PairTable:
     rows = rows.select_columns([column for column in chosen if column is not None])
     if image_column is not None:
         rows = cast_to_bytes(rows, image_column)
-    resolved = DataSource(absolute_spec(spec), split, image_column, caption_column, template, synthetic)
+    resolved = DataSource(
+        absolute_spec(spec), split, image_column, caption_column, template, synthetic, source.filters
+    )
     table = _Table(rows, resolved, base_folder(spec), names)
     if caption_column is not None and not any(table.texts(value) for value in table.caption_values()):
         raise DataError(

@@ -7,9 +7,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from mmkd.captions import NO_FILTER, CaptionFilter
 from mmkd.errors import DataError
 
-OPTIONAL = {"synthetic_columns"}  # keys of a source that are left out where they hold nothing
+OPTIONAL = {"synthetic_columns", "filters"}  # keys of a source that are left out where they hold nothing
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class DataSource:
         caption_column: the column of captions or, with ``template``, of labels.
         template: what a label's class name is put into; None where the column holds captions.
         synthetic_columns: columns of synthetic captions, which come after the real ones.
+        filters: which captions are dropped.
     """
 
     spec: str
@@ -31,10 +33,12 @@ class DataSource:
     caption_column: str | None = None
     template: str | None = None
     synthetic_columns: tuple[str, ...] = ()
+    filters: CaptionFilter = NO_FILTER
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object; what only few sources have is a key of theirs alone."""
-        value = {**asdict(self), "synthetic_columns": list(self.synthetic_columns)}
+        optional = {"synthetic_columns": list(self.synthetic_columns), "filters": self.filters.to_json()}
+        value = asdict(self) | optional
         return {key: item for key, item in value.items() if key not in OPTIONAL or item}
 
     @classmethod
@@ -54,7 +58,8 @@ class DataSource:
         synthetic = value.get("synthetic_columns", [])
         if not isinstance(synthetic, list) or not all(isinstance(name, str) for name in synthetic):
             raise DataError(f"found synthetic_columns {synthetic}; expected a list of strings")
-        return cls(**plain, synthetic_columns=tuple(synthetic))
+        filters = CaptionFilter.from_json(value["filters"]) if "filters" in value else NO_FILTER
+        return cls(**plain, synthetic_columns=tuple(synthetic), filters=filters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,22 @@ class Pair:
         image: the encoded image; empty where the data has none or its file is missing.
         captions: the captions that hold more than white space, real ones first.
         synthetic: how many of them, the last ones, are synthetic.
+        dropped: why there are none, where a filter dropped them all.
     """
 
     image: bytes
     captions: tuple[str, ...]
     synthetic: int = 0
+    dropped: str | None = None
+
+    def filtered(self, rule: CaptionFilter) -> "Pair":
+        """The same pair with those captions that ``rule`` keeps."""
+        reasons = [rule.reason(caption) for caption in self.captions]
+        if not any(reasons):
+            return self
+        kept = tuple(text for text, reason in zip(self.captions, reasons, strict=True) if reason is None)
+        synthetic = reasons[len(reasons) - self.synthetic :].count(None)
+        return Pair(self.image, kept, synthetic, None if kept else reasons[0])
 
 
 class PairTable(Protocol):

@@ -141,7 +141,7 @@ def _group(
     generator: np.random.Generator,
     free: NDArray[np.bool_],
 ) -> NDArray[np.int64]:
-    """Put rows beside their still unused neighbours, then shuffle the groups; ``free`` is all False, before and after."""
+    """Put rows beside their still unused neighbours, then shuffle the groups; ``free`` is False before and after."""
     free[order] = True
     starts: list[int] = []
     grouped: list[int] = []

@@ -174,7 +174,7 @@ def open_tars(source: DataSource, splits: dict[str, list[Path]], sides: tuple[st
         raise DataError(f"{spec} holds captions, not class labels; leave --template out")
     synthetic = source.synthetic_columns if caption is not None else ()
     check_synthetic(source, _text_columns(first), caption)
-    resolved = DataSource(absolute_spec(spec), split, image, caption, synthetic_columns=synthetic)
+    resolved = DataSource(absolute_spec(spec), split, image, caption, None, synthetic, source.filters)
     table = TarTable(index, resolved, rows)
     if caption is not None and not any(_texts(value) for value in table.values(caption)):
         raise DataError(
