@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mmkd.cache.embed import Prepared
 from mmkd.cache.manifest import ShardRecord, count_masked
+from mmkd.captions import FILTERED
 from mmkd.errors import DataError
 
 MAX_BAD = 0.05
@@ -91,14 +92,21 @@ class Tally:
 
 
 def judge_masked(masked: dict[str, int], rows: int, max_bad: float) -> None:
-    """Stop where more than ``max_bad`` of ``rows`` are masked.
+    """Stop where more than ``max_bad`` of ``rows`` are masked; those that a filter dropped do not count.
 
     Raises:
-        DataError: they are.
+        DataError: they are, or the filter dropped all.
     """
-    bad = sum(masked.values())
+    dropped = sum(number for reason, number in masked.items() if reason.startswith(FILTERED))
+    if 0 < dropped == rows:
+        raise DataError(f"the caption filters drop all of {rows:,} rows; loosen them")
+    bad, rows = sum(masked.values()) - dropped, rows - dropped
     if bad > max_bad * rows:
-        reasons = ", ".join(f"{reason} {number:,}" for reason, number in sorted(masked.items()))
+        reasons = ", ".join(
+            f"{reason} {number:,}"
+            for reason, number in sorted(masked.items())
+            if not reason.startswith(FILTERED)
+        )
         raise DataError(
             f"{bad:,} of {rows:,} rows cannot be used ({reasons}), more than the {max_bad:.1%} that --max-bad "
             "allows; mend the data, or pass a larger --max-bad"

@@ -54,6 +54,20 @@ def cache_teacher(
     template: Annotated[
         str | None, typer.Option(help='Makes captions of class labels. Default: "a photo of a {}.".')
     ] = None,
+    min_words: Annotated[
+        int | None, typer.Option(min=1, help="Drop captions of fewer words; a row without any is masked.")
+    ] = None,
+    max_words: Annotated[int | None, typer.Option(min=1, help="Drop captions of more words.")] = None,
+    caption_regex: Annotated[
+        str | None, typer.Option(metavar="RE", help="Drop captions in which this finds nothing (re.search).")
+    ] = None,
+    clean_captions: Annotated[
+        bool,
+        typer.Option(
+            "--clean-captions",
+            help="Drop captions with a URL, with fewer letters than other signs, or with a sign six times in a row.",
+        ),
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one forward pass.")] = 64,
     shard_rows: Annotated[
         int | None,
@@ -103,6 +117,7 @@ def cache_teacher(
     if dtype not in DTYPES:
         raise typer.BadParameter(f"{dtype!r} is none of {', '.join(DTYPES)}", param_hint="--dtype")
     from mmkd.cache.build import cache_settings, plan_build
+    from mmkd.captions import CaptionFilter
     from mmkd.data import DataSource, open_pairs
 
     rank, world = _place()
@@ -111,9 +126,9 @@ def cache_teacher(
     encoder = _load_teacher(teacher, revision, dtype)
     specs = data or [DATA]
     synthetic = tuple(synthetic_column or ())
+    filters = CaptionFilter(min_words, max_words, caption_regex, clean_captions)
     sources = [
-        DataSource(spec, split, image_column, caption_column, template, synthetic_columns=synthetic)
-        for spec in specs
+        DataSource(spec, split, image_column, caption_column, template, synthetic, filters) for spec in specs
     ]
     pairs = open_pairs(sources, limit)
     for line in pairs.describe():

@@ -87,3 +87,37 @@ def test_a_pair_keeps_what_passes() -> None:
     assert Pair(b"x", ("dog", "a cat"), synthetic=1).filtered(rule) == Pair(b"x", ("a cat",), synthetic=1)
     assert Pair(b"x", ("dog",)).filtered(rule) == Pair(b"x", (), 0, "filtered: too few words")
     assert Pair(b"x", ()).filtered(rule) == Pair(b"x", ())
+
+
+def test_filtered_rows_are_masked_and_counted_but_are_no_bad_rows(tiny_encoder, tmp_path) -> None:
+    from conftest import draw_pair, save_pairs
+
+    from mmkd.cache.build import build_cache
+    from mmkd.cache.store import check_data, open_cache
+    from mmkd.cache.verify import verify_cache
+    from mmkd.data import open_pairs
+
+    pictures, _ = zip(*map(draw_pair, range(12)), strict=True)
+    captions = ["a red dog"] * 5 + ["dog"] * 4 + ["see www.dog.com now"] * 2 + ["a blue dog"]
+    images = [*pictures[:4], b"broken", *pictures[5:8], b"broken", *pictures[9:]]
+    file = save_pairs(tmp_path / "pairs.parquet", images, captions)
+    rule = CaptionFilter(min_words=2, clean=True)
+    pairs = open_pairs([DataSource(str(file), filters=rule)])
+    assert pairs.describe()[0].endswith("caption: caption · captions: at least 2 words, clean")
+    manifest = build_cache(tiny_encoder, pairs, tmp_path / "cache", shard_rows=5, batch_size=4, max_bad=1 / 6)
+    assert manifest is not None
+    assert manifest.masked == {
+        "not an image of a known format": 1,
+        "filtered: URL": 2,
+        "filtered: too few words": 4,
+    }
+    store = open_cache(tmp_path / "cache")
+    assert store.valid.tolist() == [True] * 4 + [False] * 7 + [True]
+    assert store.sources[0].filters == rule
+    check_data(store, store.open_pairs())
+    assert verify_cache(tmp_path / "cache").ok
+    with pytest.raises(DataError, match=r"^1 of 6 rows cannot be used \(not an image of a known format 1\)"):
+        build_cache(tiny_encoder, pairs, tmp_path / "strict", shard_rows=5, batch_size=4, max_bad=0.1)
+    nothing = open_pairs([DataSource(str(file), filters=CaptionFilter(min_words=9))])
+    with pytest.raises(DataError, match="the caption filters drop all of 12 rows; loosen them"):
+        build_cache(tiny_encoder, nothing, tmp_path / "nothing", shard_rows=5, batch_size=4)
