@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkd.encoders import load_processors, read_clip_config
 from mmkd.errors import ConfigError, MmkdError, ModelError
+from mmkd.families import joint_dim, load_processors, read_model_config
 from mmkd.objective import LOSSES, TASK_LOSSES
 from mmkd.shapes import TRAINED
 
@@ -80,7 +80,7 @@ def check_width(store: "CacheStore", folder: Path) -> None:
     Raises:
         ConfigError: they differ.
     """
-    found = read_clip_config(folder, name=str(folder)).projection_dim
+    found = joint_dim(read_model_config(folder, name=str(folder)))
     if found != store.spec.dim:
         raise ConfigError(
             f"{folder / 'config.json'} has projection_dim {found}, but {store.folder} holds vectors of width "

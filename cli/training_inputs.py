@@ -16,8 +16,9 @@ from mmkd.cli.imported_inputs import (
     teacher_is_unknown,
 )
 from mmkd.cli.pixel_inputs import describe_pixels, sides_to_read
-from mmkd.encoders import load_processors, read_clip_config, read_teacher_spec
+from mmkd.encoders import read_teacher_spec
 from mmkd.errors import ConfigError, MmkdError, ModelError, StaleCacheError
+from mmkd.families import load_processors, read_model_config
 from mmkd.hub import resolve_model
 from mmkd.parse import read_yaml
 from mmkd.recipe import LIMIT_SEED, Recipe
@@ -85,7 +86,7 @@ class Inputs:
         from mmkd.students import build_student, student_of_config
 
         if not self.has_teacher:
-            config = read_clip_config(Path(self.model), name=self.model)
+            config = read_model_config(Path(self.model), name=self.model)
             return student_of_config(config, recipe.shape.towers, seed=recipe.seed)
         return build_student(
             self.model, recipe.shape, init=recipe.init, seed=recipe.seed, revision=self.revision

@@ -15,6 +15,7 @@ from mmkd.cli.pixel_inputs import reads_pixels
 from mmkd.cli.training_progress import TrainingProgress
 from mmkd.distributed import broadcast
 from mmkd.encoders import max_text_length
+from mmkd.families import FIRST_LOGIT_BIAS, family_of
 from mmkd.files import atomic_folder
 from mmkd.heads import save_head
 from mmkd.losses.task import fitting_logit_bias
@@ -25,7 +26,7 @@ from mmkd.optimizer import Schedule, make_optimizer
 from mmkd.pixels import pixel_levels
 from mmkd.runs import FINISHED, Run, now
 from mmkd.sampling import BatchPlan
-from mmkd.step import FIRST_LOGIT_BIAS, PairStudent
+from mmkd.step import PairStudent
 from mmkd.students import Student
 from mmkd.training import Hooks, Prepared, fit, prepare, trained_weights
 from mmkd.validation import EvaluationLog
@@ -180,6 +181,7 @@ class TrainingLoop:
             sides=SIDES.get(self.recipe.towers, ("image", "text")),
             mismatched=self.recipe.mismatched,
             synthetic_share=self.recipe.synthetic_share,
+            family=family_of(self.student.clip.config),
         )
         workers = self.options.workers
         if workers is None:

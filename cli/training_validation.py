@@ -9,6 +9,7 @@ from mmkd.embeddings import TeacherSpec
 from mmkd.encoders import PairEncoder, tower_layers
 from mmkd.errors import ConfigError
 from mmkd.evaluation.tasks import open_task, read_templates
+from mmkd.families import joint_dim
 from mmkd.validation import Validator
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _second_copy(inputs: "Inputs", student: "Student", device: "torch.device") -
     module: torch.nn.Module = model  # transformers' own annotation of `to` hides the argument
     module.to(device)
     config: Any = model.config
-    dim = config.projection_dim if head is None else head.dims[1]
+    dim = joint_dim(config) if head is None else head.dims[1]
     layers = tower_layers(config)
     spec = TeacherSpec("the student in training", None, "", "", "", dim, 1.0, layers)
     return PairEncoder(model, inputs.image_processor, inputs.tokenizer, spec, head)

@@ -16,6 +16,7 @@ from mmkd.data import Pair, PairDataset, row_hash
 from mmkd.embeddings import Embeddings, TeacherStore
 from mmkd.encoders import tokenize
 from mmkd.errors import DataError, StaleCacheError
+from mmkd.families import CLIP, Family
 from mmkd.images import decode_image
 from mmkd.losses.negatives import Bank
 from mmkd.sampling import BatchPlan, StepRows
@@ -100,6 +101,7 @@ class BatchReader(Dataset[DistillBatch]):
             Default: the student sees the very view that its target was made from. Where the store holds pixels it
             sees those, and no image is decoded, unless ``mismatched`` asks for views.
         synthetic_share: how often a pair that has real and synthetic captions shows a synthetic one.
+        family: the student's, whose texts are padded in its own way.
 
     Raises:
         StaleCacheError: a row's bytes are not those that the cache was made from.
@@ -116,6 +118,7 @@ class BatchReader(Dataset[DistillBatch]):
         sides: tuple[str, ...] = ("image", "text"),
         mismatched: Augmentation | None = None,
         synthetic_share: float | None = None,
+        family: Family = CLIP,
     ) -> None:
         self.pairs = pairs
         self.image_processor = image_processor
@@ -127,6 +130,7 @@ class BatchReader(Dataset[DistillBatch]):
         self.augmentation = mismatched or (NO_AUGMENTATION if store is None else store.augmentation)
         self.mismatched = mismatched is not None
         self.synthetic_share = synthetic_share
+        self.family = family
         self.stored = store if store is not None and store.pixels and mismatched is None else None
 
     def __getitems__(self, step: StepRows) -> DistillBatch:
@@ -173,7 +177,7 @@ class BatchReader(Dataset[DistillBatch]):
 
     def _tokens(self, captions: list[str]) -> dict[str, Tensor]:
         if "text" in self.sides:
-            return tokenize(self.tokenizer, captions, self.max_length)
+            return tokenize(self.tokenizer, captions, self.max_length, self.family)
         nothing = torch.empty(len(captions), 0, dtype=torch.int64)
         return {"input_ids": nothing, "attention_mask": nothing}
 

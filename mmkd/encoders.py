@@ -1,4 +1,4 @@
-"""A CLIP with its own preprocessing and tokenizer: the same for teacher, student and baseline."""
+"""A CLIP or SigLIP with its own preprocessing and tokenizer: the same for teacher, student and baseline."""
 
 import json
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmkd.embeddings import TeacherSpec
 from mmkd.errors import ModelError, first_line
+from mmkd.families import CLIP, Family, family_of, joint_dim, load_processors, own_bias, read_model_config
 from mmkd.heads import ProjectionHead, load_head
 from mmkd.hub import resolve_model
 from mmkd.weights import hash_weights, iterate_weights, weights_files
@@ -27,7 +28,7 @@ class PairEncoder:
     """Images and texts in, vectors of one joint space out.
 
     Attributes:
-        model: the CLIP, in evaluation mode on ``device``.
+        model: the CLIP or SigLIP, in evaluation mode on ``device``.
         image_processor: the model's own preprocessing.
         tokenizer: the model's own tokenizer.
         spec: what identifies the encoder; its ``dim`` is that of the embeddings, after the head.
@@ -45,14 +46,25 @@ class PairEncoder:
         """Where the model is."""
         return self.model.device
 
+    @property
+    def family(self) -> Family:
+        """What sets the model apart from those of other families."""
+        return family_of(self.model.config)
+
+    @property
+    def logit_bias(self) -> float:
+        """What SigLIP adds to its scaled cosines; 0 for a CLIP."""
+        bias = own_bias(self.model)
+        return 0.0 if bias is None else float(bias)
+
     def preprocess(self, images: "Sequence[Image]") -> Tensor:
         """Pixels as the model was trained on: float32 (B, 3, S, S)."""
         pixels: Tensor = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
         return pixels
 
     def tokenize(self, texts: "Sequence[str]") -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask``, int64 (B, L), padded to the longest text of the batch."""
-        return tokenize(self.tokenizer, texts, max_text_length(self.model))
+        """``input_ids`` and ``attention_mask``, int64 (B, L), padded as the model's family is."""
+        return tokenize(self.tokenizer, texts, max_text_length(self.model), self.family)
 
     @torch.inference_mode()
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -83,17 +95,30 @@ def max_text_length(model: "CLIPModel") -> int:
 
 
 def tower_layers(config: Any) -> tuple[int, int]:
-    """Layers of the image and the text tower of a ``CLIPConfig``."""
+    """Layers of the image and the text tower of a model's configuration."""
     return config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers
 
 
-def tokenize(tokenizer: Any, texts: "Sequence[str]", max_length: int) -> dict[str, Tensor]:
-    """Token ids padded to the batch's longest text.
+def tokenize(
+    tokenizer: Any, texts: "Sequence[str]", max_length: int, family: Family = CLIP
+) -> dict[str, Tensor]:
+    """``input_ids`` and ``attention_mask``, int64 (B, L), padded as models of ``family`` were trained.
 
-    Under CLIP's causal mask with EOS pooling this gives the same embeddings as padding to ``max_length``.
+    CLIP's are padded to the batch's longest text: under its causal mask with EOS pooling that gives the same
+    embeddings as padding to ``max_length``. SigLIP pools the last position and saw its padding, so every text
+    has ``max_length`` tokens there, and none is masked.
     """
-    batch = tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    batch = tokenizer(
+        list(texts),
+        padding=family.padding,
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    ids: Tensor = batch["input_ids"]
+    masks = family.padding == "longest"
+    return {"input_ids": ids, "attention_mask": batch["attention_mask"] if masks else torch.ones_like(ids)}
 
 
 def default_device() -> torch.device:
@@ -108,7 +133,7 @@ def load_encoder(
     device: torch.device | None = None,
     dtype: str = "float32",
 ) -> PairEncoder:
-    """Load any Hugging Face CLIP by hub id or folder, with the projection head beside it if it has one.
+    """Load any Hugging Face CLIP or SigLIP by hub id or folder, with the projection head beside it if it has one.
 
     Args:
         model: hub id (``openai/clip-vit-base-patch32``) or a folder written by ``save_pretrained``.
@@ -117,15 +142,15 @@ def load_encoder(
         dtype: ``float32``, ``bfloat16`` or ``float16``.
 
     Raises:
-        ModelError: there is no such model, the Hub cannot be reached, or it is not a CLIP.
+        ModelError: there is no such model, the Hub cannot be reached, or it is neither.
     """
-    from transformers import CLIPModel
+    import transformers
 
     folder = resolve_model(model, revision=revision)
-    config = read_clip_config(folder, name=str(model))
+    config = read_model_config(folder, name=str(model))
     weights_files(folder)  # names what is refused
     try:
-        clip = CLIPModel.from_pretrained(
+        clip = getattr(transformers, family_of(config).model).from_pretrained(
             folder, config=config, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, RuntimeError) as error:
@@ -134,7 +159,7 @@ def load_encoder(
     clip.requires_grad_(False)  # from_pretrained leaves it in evaluation mode
     module: torch.nn.Module = clip  # transformers' own annotation of `to` hides the argument
     module.to(device or default_device())
-    head = load_head(folder, config.projection_dim)
+    head = load_head(folder, joint_dim(config))
     if head is not None:
         head.to(clip.device)
     spec = _spec(model, folder, config, image_processor, tokenizer)
@@ -142,25 +167,25 @@ def load_encoder(
 
 
 def read_teacher_spec(model: str | Path, *, revision: str | None = None) -> TeacherSpec:
-    """What identifies a CLIP, read from its files without loading it.
+    """What identifies a model, read from its files without loading it.
 
     Raises:
         ModelError: as ``load_encoder``.
     """
     folder = resolve_model(model, revision=revision)
-    config = read_clip_config(folder, name=str(model))
+    config = read_model_config(folder, name=str(model))
     return _spec(model, folder, config, *load_processors(folder, name=str(model)))
 
 
 def _spec(model: str | Path, folder: Path, config: Any, image_processor: Any, tokenizer: Any) -> TeacherSpec:
-    head = load_head(folder, config.projection_dim)
+    head = load_head(folder, joint_dim(config))
     return TeacherSpec(
         model=_model_name(model),
         revision=_revision_of(folder, model),
         weights_hash=hash_weights(folder),
         preprocess_hash=_hash_json(image_processor.to_dict()),
         tokenizer_hash=hash_tokenizer(tokenizer),
-        dim=config.projection_dim if head is None else head.dims[1],
+        dim=joint_dim(config) if head is None else head.dims[1],
         logit_scale=_read_logit_scale(folder),
         layers=tower_layers(config),
     )
@@ -170,44 +195,7 @@ def _read_logit_scale(folder: Path) -> float:
     for name, read in iterate_weights(folder):
         if name == "logit_scale":
             return float(read().float().exp())
-    raise ModelError(f"{folder} holds no weight named logit_scale; expected the weights of a CLIP")
-
-
-def read_clip_config(folder: Path, *, name: str) -> Any:
-    """The model's ``CLIPConfig``.
-
-    Raises:
-        ModelError: there is no config, or it is another kind of model's.
-    """
-    from transformers import CLIPConfig
-
-    file = folder / "config.json"
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        model_type = raw.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(
-            f"{name} holds no readable config.json; expected a CLIP as transformers saves it"
-        ) from error
-    if model_type != "clip":
-        raise ModelError(f"{name} is a {model_type!r} model; expected a CLIP (model_type 'clip')")
-    return CLIPConfig.from_pretrained(folder)
-
-
-def load_processors(folder: Path, *, name: str) -> tuple[Any, Any]:
-    """The model's own image processor (Pillow's resampling, which is OpenAI's) and tokenizer.
-
-    Raises:
-        ModelError: either is missing.
-    """
-    from transformers import AutoTokenizer, CLIPImageProcessorPil
-
-    try:
-        image_processor = CLIPImageProcessorPil.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{name} lacks its image processor or tokenizer: {first_line(error)}") from error
-    return image_processor, tokenizer
+    raise ModelError(f"{folder} holds no weight named logit_scale; expected the weights of a CLIP or SigLIP")
 
 
 def hash_tokenizer(tokenizer: Any) -> str:

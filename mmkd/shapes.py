@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmkd.errors import ConfigError
+from mmkd.families import CLIP, family_of, joint_dim
 from mmkd.parse import read_json
 
 Towers = Literal["both", "image", "text", "isolated"]
@@ -57,7 +58,7 @@ class StudentShape:
                 )
 
     def of(self, teacher: Any) -> Any:
-        """The student's ``CLIPConfig`` under a teacher's.
+        """The student's configuration under a teacher's.
 
         Raises:
             ConfigError: the teacher leaves no such student, or the file holds none.
@@ -70,8 +71,14 @@ class StudentShape:
                 _set_depth(_tower(config, tower), self.depth)
             if self.width is not None:
                 _set_width([_tower(config, tower) for tower in trained], self.width)
+                _keep_joint(config, trained, self.width)
             return config
         config = _read(self.config)
+        if len(trained) == 1 and family_of(teacher) is not CLIP:
+            raise ConfigError(
+                f"{self.config} describes a CLIP, but with --towers {self.towers} the other tower is the teacher's, a "
+                f"{family_of(teacher).name}; leave --student-config out, or train both towers"
+            )
         for tower in ("vision", "text"):
             if tower in trained:
                 _check_fed(self.config, config, teacher, tower)
@@ -79,10 +86,10 @@ class StudentShape:
                 setattr(config, f"{tower}_config", deepcopy(_tower(teacher, tower)))
         for name in _TOKENS:  # the tokenizer is the teacher's
             setattr(config.text_config, name, getattr(teacher.text_config, name))
-        if len(trained) == 1 and config.projection_dim != teacher.projection_dim:
+        if len(trained) == 1 and config.projection_dim != joint_dim(teacher):
             raise ConfigError(
                 f"{self.config} has projection_dim {config.projection_dim}, but with --towers {self.towers} the other "
-                f"tower is the teacher's, which projects to {teacher.projection_dim}; set it to that"
+                f"tower is the teacher's, which projects to {joint_dim(teacher)}; set it to that"
             )
         return config
 
@@ -91,11 +98,15 @@ def difference(student: Any, teacher: Any, towers: Towers) -> str | None:
     """Why a student cannot start from its teacher's layers, in words; ``None`` where it can.
 
     Args:
-        student: its ``CLIPConfig``.
+        student: its configuration.
         teacher: its teacher's.
         towers: which are trained.
     """
-    pairs = [("projection_dim", student, teacher, "projection_dim")]
+    if family_of(student) is not family_of(teacher):
+        return f"it is a {family_of(student).name}, the teacher a {family_of(teacher).name}"
+    if joint_dim(student) != joint_dim(teacher):
+        return f"its projection_dim is {joint_dim(student)}, the teacher's {joint_dim(teacher)}"
+    pairs = []
     for tower in TRAINED[towers]:
         mine, theirs = _tower(student, tower), _tower(teacher, tower)
         fields = (
@@ -140,6 +151,18 @@ def _set_width(towers: list[Any], width: int) -> None:
         tower.intermediate_size = width * tower.intermediate_size // tower.hidden_size
         tower.num_attention_heads = width // size
         tower.hidden_size = width
+
+
+def _keep_joint(config: Any, trained: tuple[str, ...], width: int) -> None:
+    """SigLIP's image tower has no projection: the joint space is as wide as its layers."""
+    if family_of(config) is CLIP or "vision" not in trained:
+        return
+    if "text" not in trained:
+        raise ConfigError(
+            f"--width {width} changes what a SigLIP's image tower embeds in, and with --towers image the text tower is "
+            "the teacher's; leave --width out, or train both towers"
+        )
+    config.text_config.projection_size = config.vision_config.hidden_size
 
 
 def _read(file: Path) -> Any:

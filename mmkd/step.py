@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmkd.batches import DistillBatch
 from mmkd.distributed import gather, gather_rows
+from mmkd.families import FIRST_LOGIT_BIAS, own_bias
 from mmkd.heads import ProjectionHead
 from mmkd.losses.negatives import select_negatives
 from mmkd.objective import LossReport, Objective
@@ -20,18 +21,17 @@ if TYPE_CHECKING:
     from transformers import CLIPModel
 
 MAX_LOG_SCALE = math.log(100)  # CLIP's own bound, arXiv 2103.00020, section 2.5
-FIRST_LOGIT_BIAS = -10.0  # SigLIP, arXiv 2303.15343, section 3.2: for weights that know nothing yet
 
 
 class PairStudent(nn.Module):
-    """A CLIP as the training loop calls it: both towers in one forward pass, so that DDP sees one module.
+    """A CLIP or SigLIP as the training loop calls it: both towers in one forward pass, so that DDP sees one module.
 
     Args:
         clip: the student.
         head: maps both sides' embeddings to the teacher's width, where the student's differs.
         learns_logit_scale: whether a loss has a gradient for the scale.
         learns_logit_bias: whether a loss has one for the bias; a CLIP has none, so it is not exported.
-        logit_bias: what it starts from.
+        logit_bias: what it starts from; a SigLIP has its own.
         levels: float32 (3, 256), what stored pixels are normalised by (``mmkd.pixels.pixel_levels``).
     """
 
@@ -49,7 +49,11 @@ class PairStudent(nn.Module):
         self.clip = clip
         self.head = head
         clip.logit_scale.requires_grad_(learns_logit_scale)
-        self.logit_bias = nn.Parameter(torch.tensor([logit_bias]), requires_grad=learns_logit_bias)
+        bias = own_bias(clip)
+        if bias is not None:
+            bias.requires_grad_(learns_logit_bias)
+        else:
+            self.logit_bias = nn.Parameter(torch.tensor([logit_bias]), requires_grad=learns_logit_bias)
         self._levels = levels  # no buffer, which DDP would send around and DeepSpeed would round
 
     def forward(
@@ -71,6 +75,8 @@ class PairStudent(nn.Module):
         if self.head is not None:
             image, text = self.head(image, text)
         log_scale = clip.logit_scale.float().reshape(())
+        if (bias := own_bias(clip)) is not None:
+            return image, text, log_scale.exp(), bias.float().reshape(())
         # Bounded in value, but with its gradient, so that a scale at the bound can come down again.
         bounded = log_scale + (log_scale.clamp(max=MAX_LOG_SCALE) - log_scale).detach()
         return image, text, bounded.exp(), self.logit_bias.float().reshape(())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mmkd.encoders import read_clip_config
 from mmkd.errors import ConfigError, ModelError
+from mmkd.families import family_of, joint_dim, load_processors, read_model_config
 from mmkd.heads import ProjectionHead, load_head
 from mmkd.hub import resolve_model
 from mmkd.shapes import TRAINED, StudentShape, Towers, difference
@@ -23,7 +23,6 @@ Init = Literal["alternate", "first", "random"]
 INITS: tuple[Init, ...] = ("alternate", "first", "random")
 
 _LAYER = re.compile(r"^((?:vision|text)_model\.encoder\.layers\.)(\d+)(\..+)$")
-_PARTS = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
 _ORIGINS = {
     "alternate": "every other layer of the teacher",
     "first": "the teacher's first layers",
@@ -88,7 +87,7 @@ def halve(
     """A student with the teacher's configuration and fewer layers, in float32 on the CPU.
 
     Args:
-        teacher: hub id or folder of a Hugging Face CLIP.
+        teacher: hub id or folder of a Hugging Face CLIP or SigLIP.
         depth: layers of each trained tower; default: half the teacher's.
         init: ``alternate`` inherits every other layer (layer ``i * L // depth``) and all that is not a layer;
             ``first`` the first layers; ``random`` nothing.
@@ -111,15 +110,17 @@ def build_student(
     init: Init | None = None,
     seed: int = 0,
     revision: str | None = None,
+    dim: int | None = None,
 ) -> Student:
     """A student of any shape, with a head where it projects to another dimension than its teacher.
 
     Args:
-        teacher: hub id or folder of a Hugging Face CLIP; a head beside it is part of it.
+        teacher: hub id or folder of a Hugging Face CLIP or SigLIP; a head beside it is part of it.
         shape: of the student.
         init: as ``halve`` takes it; ``None``: what ``default_init`` says.
         seed: of the random initialisation.
         revision: of the teacher on the Hub.
+        dim: width of the targets; ``None``: the teacher's own.
 
     Returns:
         In float32 on the CPU. A tower that is not trained is the teacher's own, whatever ``init`` says.
@@ -129,8 +130,10 @@ def build_student(
         ModelError: the teacher cannot be read.
     """
     folder = resolve_model(teacher, revision=revision)
-    theirs = read_clip_config(folder, name=str(teacher))
+    theirs = read_model_config(folder, name=str(teacher))
     config = shape.of(theirs)
+    if family_of(config) is not family_of(theirs):
+        _match_tokens(config, folder, str(teacher))
     reason = difference(config, theirs, shape.towers)
     if init is None:
         init = "random" if reason else "alternate"
@@ -146,8 +149,8 @@ def build_student(
     if wanted:
         _inherit(clip, folder, _chosen_layers(config, theirs, init, shape.towers), wanted)
     _freeze(clip, shape.towers)
-    teachers_head = load_head(folder, theirs.projection_dim)
-    head = _make_head(config, theirs, teachers_head, init=init, towers=shape.towers, seed=seed)
+    teachers_head = load_head(folder, joint_dim(theirs))
+    head = _make_head(config, theirs, teachers_head, dim, init=init, towers=shape.towers, seed=seed)
     return Student(clip, head)
 
 
@@ -164,24 +167,44 @@ def student_of_config(config: Any, towers: Towers, *, seed: int) -> Student:
     return Student(clip, untrained=_SIDES[frozen[0]] if frozen else None)
 
 
+def _match_tokens(config: Any, folder: Path, name: str) -> None:
+    """Give a CLIP the special tokens of another family's tokenizer: it pools each text where it ends.
+
+    Raises:
+        ModelError: the tokenizer does not end a text, so that a CLIP would find nothing to pool.
+    """
+    _, tokenizer = load_processors(folder, name=name)
+    end = tokenizer.eos_token_id
+    if (
+        end is None or end == 2 or tokenizer(["a"])["input_ids"][0].count(end) != 1
+    ):  # 2: the highest id, to CLIP
+        raise ModelError(
+            f"the tokenizer of {name} does not end a text with one token of its own, as a CLIP needs"
+        )
+    text = config.text_config
+    text.bos_token_id, text.eos_token_id, text.pad_token_id = (
+        tokenizer.bos_token_id,
+        end,
+        tokenizer.pad_token_id,
+    )
+
+
 def default_init(teacher: str | Path, shape: StudentShape, *, revision: str | None = None) -> Init:
     """``alternate`` where the teacher's layers fit the student, else ``random``.
 
     Raises:
         ConfigError, ModelError: as ``build_student``.
     """
-    theirs = read_clip_config(resolve_model(teacher, revision=revision), name=str(teacher))
+    theirs = read_model_config(resolve_model(teacher, revision=revision), name=str(teacher))
     return "random" if difference(shape.of(theirs), theirs, shape.towers) else "alternate"
 
 
 def random_clip(config: Any, *, seed: int) -> "CLIPModel":
-    """A CLIP initialised at random, in float32, without touching the global random state."""
-    from transformers import CLIPModel
-
+    """A CLIP or SigLIP initialised at random, in float32, without touching the global random state."""
     config.dtype = "float32"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return CLIPModel(config)
+        return family_of(config).build(config)
 
 
 def inherited_layers(teacher_layers: int, depth: int, init: Init) -> list[int]:
@@ -198,9 +221,10 @@ def count_parameters(model: torch.nn.Module, *, trained: bool = False) -> int:
 
 def _freeze(clip: "CLIPModel", towers: Towers) -> list[str]:
     """Stop the gradient of the towers that are not trained; gives their names."""
-    frozen = [tower for tower in _PARTS if tower not in TRAINED[towers]]
+    parts = family_of(clip.config).parts
+    frozen = [tower for tower in parts if tower not in TRAINED[towers]]
     for tower in frozen:
-        for part in _PARTS[tower]:
+        for part in parts[tower]:
             getattr(clip, part).requires_grad_(False)
     return frozen
 
@@ -210,14 +234,15 @@ def _inherited_names(clip: "CLIPModel", init: Init, towers: Towers) -> set[str]:
     names = set(clip.state_dict())
     if init != "random":
         return names
-    frozen = [f"{part}." for tower in _PARTS.keys() - TRAINED[towers] for part in _PARTS[tower]]
+    parts = family_of(clip.config).parts
+    frozen = [f"{part}." for tower in parts.keys() - TRAINED[towers] for part in parts[tower]]
     return {name for name in names if name.startswith(tuple(frozen))}
 
 
 def _chosen_layers(config: Any, teacher: Any, init: Init, towers: Towers) -> dict[str, list[int]]:
     """Which of the teacher's layers each tower takes: the whole of one that is not trained."""
     chosen = {}
-    for tower in _PARTS:
+    for tower in _SIDES:
         depth, layers = (getattr(one, f"{tower}_config").num_hidden_layers for one in (config, teacher))
         how = init if tower in TRAINED[towers] else "alternate"
         chosen[f"{tower}_model.encoder.layers."] = inherited_layers(layers, depth, how)
@@ -225,16 +250,29 @@ def _chosen_layers(config: Any, teacher: Any, init: Init, towers: Towers) -> dic
 
 
 def _make_head(
-    config: Any, teacher: Any, teachers: ProjectionHead | None, *, init: Init, towers: Towers, seed: int
+    config: Any,
+    teacher: Any,
+    teachers: ProjectionHead | None,
+    dim: int | None,
+    *,
+    init: Init,
+    towers: Towers,
+    seed: int,
 ) -> ProjectionHead | None:
-    dim = teacher.projection_dim if teachers is None else teachers.dims[1]
-    if config.projection_dim == dim and (teachers is None or teachers.dims[0] != dim):
+    mine, own = joint_dim(config), joint_dim(teacher) if teachers is None else teachers.dims[1]
+    wanted = own if dim is None else dim
+    if mine == wanted and (teachers is None or teachers.dims[0] != wanted):
         return None
-    head = ProjectionHead(config.projection_dim, dim, seed=seed)
+    if wanted != own and len(TRAINED[towers]) == 1:
+        raise ConfigError(
+            f"--towers {towers} keeps a tower as it is, which embeds in {own} dimensions, and the targets have "
+            f"{wanted}; train both towers, or learn from one teacher of the cache (--pick-teacher)"
+        )
+    head = ProjectionHead(mine, wanted, seed=seed)
     for tower, side in _SIDES.items():
         trained = tower in TRAINED[towers]
         getattr(head, side).requires_grad_(trained)
-        if teachers is not None and (init != "random" or not trained):
+        if teachers is not None and teachers.dims == head.dims and (init != "random" or not trained):
             getattr(head, side).load_state_dict(getattr(teachers, side).state_dict())
     return head
 
@@ -250,7 +288,9 @@ def _inherit(
                 found[name] = read().float()
     missing = set(wanted) - found.keys()
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} weights of a CLIP, {min(missing)} among them")
+        raise ModelError(
+            f"{folder} lacks {len(missing)} weights of its config.json, {min(missing)} among them"
+        )
     try:
         student.load_state_dict(found, strict=False)
     except RuntimeError as error:

@@ -237,7 +237,7 @@ def trained_weights(prepared: Prepared) -> tuple[dict[str, Tensor], dict[str, Te
         }
         for part in ("clip.", "head.")
     )
-    if "logit_scale" in clip:
+    if "logit_scale" in clip and "logit_bias" not in clip:  # a SigLIP's scale is (1,) and unbounded
         clip["logit_scale"] = clip["logit_scale"].reshape(()).clamp(max=MAX_LOG_SCALE)
     return clip, head
 

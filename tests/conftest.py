@@ -39,8 +39,11 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
-def byte_tokenizer(max_length: int = 77):
-    """One token a byte, wrapped in start and end tokens as CLIP's are; padded with the end token."""
+def byte_tokenizer(max_length: int = 77, *, starts: bool = True):
+    """One token a byte, wrapped in start and end tokens as CLIP's are; padded with the end token.
+
+    Without ``starts`` a text only ends, as SigLIP's do.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -53,10 +56,16 @@ def byte_tokenizer(max_length: int = 77):
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([start, end])
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}", special_tokens=[(start, vocabulary[start]), (end, vocabulary[end])]
+        single=f"{start} $A {end}" if starts else f"$A {end}",
+        special_tokens=[(start, vocabulary[start]), (end, vocabulary[end])],
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token=start, eos_token=end, pad_token=end, model_max_length=max_length
+        tokenizer_object=backend,
+        bos_token=start,
+        eos_token=end,
+        pad_token=end,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"] if starts else ["input_ids"],
     )
 
 
@@ -91,6 +100,40 @@ def save_tiny_clip(folder: Path, *, layers: int = 4, seed: int = 0) -> Path:
     size = {"height": 32, "width": 32}
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
     return folder
+
+
+def save_tiny_siglip(folder: Path, *, layers: int = 4, seed: int = 0) -> Path:
+    """Save a random SigLIP of ``layers`` + ``layers`` layers with tokenizer and image processor."""
+    import torch
+    from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
+
+    tokenizer = byte_tokenizer(64, starts=False)
+    tower = {
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_hidden_layers": layers,
+    }
+    config = SiglipConfig(
+        text_config={**tower, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id},
+        vision_config={**tower, "image_size": 32, "patch_size": 8},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = SiglipModel(config)
+        with torch.no_grad():  # a trained model's, about; transformers leaves them at 0
+            model.logit_scale.fill_(4.7)
+            model.logit_bias.fill_(-12.5)
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random 4 + 4-layer SigLIP: 32 x 32 pixels, 64 tokens, joint space of 48."""
+    return save_tiny_siglip(tmp_path_factory.mktemp("models") / "tiny-siglip")
 
 
 @pytest.fixture(scope="session")

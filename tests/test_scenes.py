@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mmkd import scenes
-from mmkd.encoders import load_processors, read_clip_config, tokenize
+from mmkd.encoders import tokenize
+from mmkd.families import load_processors, read_model_config
 
 COUNT = 400
 TEACHER = Path(__file__).parents[1] / "configs" / "demo" / "teacher"
@@ -137,7 +138,7 @@ def test_carried_tokenizer_and_configs_match_the_code(tmp_path: Path) -> None:
     scenes.build_tokenizer(tmp_path)
     carried = json.loads((TEACHER / "tokenizer.json").read_text())
     assert json.loads((tmp_path / "tokenizer.json").read_text()) == carried
-    config = read_clip_config(TEACHER, name="teacher")
+    config = read_model_config(TEACHER, name="teacher")
     text = config.text_config
     assert (text.vocab_size, text.max_position_embeddings) == (len(scenes.vocabulary()), scenes.MAX_TOKENS)
     assert (text.pad_token_id, text.bos_token_id, text.eos_token_id) == (scenes.PAD, scenes.BOS, scenes.EOS)
