@@ -18,6 +18,7 @@ from mmkd.cli.console import printable, process_rank
 from mmkd.cli.demo import demo
 from mmkd.cli.eval_bias import bias
 from mmkd.cli.eval_zero_shot import zero_shot
+from mmkd.cli.export import export
 from mmkd.cli.option_groups import SectionedCommand
 from mmkd.cli.options import Debug
 from mmkd.cli.train import train
@@ -75,6 +76,7 @@ app.command("train", cls=SectionedCommand)(train)
 evaluate.command("zero-shot")(zero_shot)
 evaluate.command("bias")(bias)
 app.add_typer(evaluate, name="eval")
+app.command("export")(export)
 app.command("demo")(demo)
 
 
