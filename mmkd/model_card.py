@@ -5,22 +5,29 @@ from typing import Any
 
 import yaml
 
+from mmkd.families import CLIP, FAMILIES, Family
 from mmkd.files import write_text
 from mmkd.heads import HEAD_FILE
+from mmkd.parse import read_json
 from mmkd.runs import Run
 
 
 def write_model_card(folder: Path, run: Run) -> None:
     """Write ``folder/README.md``: what was trained on what, how, and how to load it, with the head that is there."""
-    write_text(folder / "README.md", model_card(run, head=(folder / HEAD_FILE).is_file()))
+    model_type = (
+        read_json(folder / "config.json").get("model_type") if (folder / "config.json").is_file() else "clip"
+    )
+    card = model_card(run, head=(folder / HEAD_FILE).is_file(), family=FAMILIES[model_type])
+    write_text(folder / "README.md", card)
 
 
-def model_card(run: Run, *, head: bool = False) -> str:
+def model_card(run: Run, *, head: bool = False, family: Family = CLIP) -> str:
     """Markdown with the metadata that the Hugging Face Hub reads.
 
     Args:
         run: that trained the student.
         head: whether a projection head lies beside it.
+        family: the student's.
     """
     record, recipe = run.record, run.record["recipe"]
     data = [source["spec"] for source in record["data"]]
@@ -53,9 +60,9 @@ def model_card(run: Run, *, head: bool = False) -> str:
 
 # {run.folder.name}
 
-A CLIP {origin} with mmkd.
+A {family.name} {origin} with mmkd.
 {caution}
-{_loading(f"{run.folder.name}/student", head=head)}
+{_loading(f"{run.folder.name}/student", family, head=head)}
 
 | | |
 |---|---|
@@ -84,23 +91,24 @@ def _caution(record: dict[str, Any]) -> str:
     return f"\n**Its {untrained} tower is not trained: its weights are random.**\n"
 
 
-def _loading(folder: str, *, head: bool) -> str:
+def _loading(folder: str, family: Family, *, head: bool) -> str:
+    model, processor = family.model, family.image_processor.removesuffix("Pil")
     if not head:
         return f"""```python
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
+from transformers import AutoTokenizer, {processor}, {model}
 
-model = CLIPModel.from_pretrained("{folder}")
+model = {model}.from_pretrained("{folder}")
 ```"""
     return f"""It was trained together with a projection head, which maps its embeddings into its teacher's space and
 lies beside it in `{HEAD_FILE}`. `mmkd eval` and `mmkd.load_encoder` apply it by themselves;
-elsewhere apply it before normalising, for what `CLIPModel` gives alone is not what was trained:
+elsewhere apply it before normalising, for what `{model}` gives alone is not what was trained:
 
 ```python
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
-from transformers import CLIPModel
+from transformers import {model}
 
-model = CLIPModel.from_pretrained("{folder}")
+model = {model}.from_pretrained("{folder}")
 head = load_file("{folder}/{HEAD_FILE}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import SMALL, mmkd
 from conftest import draw_pair, save_tiny_clip
 from transformers import SiglipModel, pipeline
 
@@ -17,6 +18,7 @@ from mmkd.shapes import StudentShape
 from mmkd.students import build_student, default_init, halve
 
 CPU = torch.device("cpu")
+LIMIT = ["--limit", "48"]
 IMAGES = [draw_pair(number)[0] for number in range(5)]
 TEXTS = ["a red circle", "a photo of a green square, drawn " + "very " * 20 + "small", "x"]
 
@@ -175,3 +177,44 @@ def test_a_clip_that_learns_a_siglip_pools_where_its_texts_end(tiny_siglip: Path
     assert len(set(ends.tolist())) == 3
     assert torch.equal(whole.pooler_output, whole.last_hidden_state[torch.arange(3), ends])
     assert read_model_config(tiny_siglip, name="tiny").text_config.eos_token_id != tokenizer.eos_token_id
+
+
+@pytest.fixture(scope="module")
+def work(tiny_siglip: Path, pairs_parquet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a SigLIP's cache."""
+    folder = tmp_path_factory.mktemp("work")
+    done = mmkd("cache-teacher", "--teacher", tiny_siglip, "--data", pairs_parquet, "--work", folder, *LIMIT)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_short_command_trains_half_a_siglip(work: Path, tiny_siglip: Path) -> None:
+    out = work / "half"
+    done = mmkd("train", "--task", "siglip", "--kd", "mse+cos", "--work", work, "--out", out, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "2 + 2 layers of width 48 + 48, every other layer of the teacher" in done.stderr
+    student = SiglipModel.from_pretrained(out / "student").state_dict()
+    teacher = SiglipModel.from_pretrained(tiny_siglip).state_dict()
+    for name in ("logit_scale", "logit_bias", "vision_model.head.probe"):
+        assert student[name].shape == teacher[name].shape
+        torch.testing.assert_close(student[name], teacher[name], atol=0.1, rtol=0)
+        assert not torch.equal(student[name], teacher[name])
+    spec = read_teacher_spec(out / "student")
+    assert spec.preprocess_hash == read_teacher_spec(tiny_siglip).preprocess_hash
+    assert spec.logit_scale == pytest.approx(float(student["logit_scale"].exp()))
+    assert "A SigLIP distilled from" in (out / "student" / "README.md").read_text()
+    assert "SiglipModel.from_pretrained" in (out / "student" / "README.md").read_text()
+
+
+def test_a_clip_learns_a_siglip_through_a_head(work: Path, clip_config: Path, tiny_siglip: Path) -> None:
+    out = work / "clip"
+    done = mmkd("train", "--student-config", clip_config, "--work", work, "--out", out, *SMALL)
+    assert done.returncode == 0, done.stderr
+    assert "2 + 2 layers of width 32 + 32, random weights · head 32 -> 48" in done.stderr
+    student, teacher = (load_encoder(one, device=CPU) for one in (out / "student", tiny_siglip))
+    assert (student.spec.dim, student.family.name, teacher.family.name) == (48, "CLIP", "SigLIP")
+    # The teacher's preprocessing and tokenizer, of whatever family, are kept with it.
+    assert torch.equal(student.preprocess(IMAGES), teacher.preprocess(IMAGES))
+    assert student.spec.preprocess_hash == teacher.spec.preprocess_hash
+    texts = student.tokenize(TEXTS)["input_ids"]
+    assert torch.equal(texts, teacher.tokenize(TEXTS)["input_ids"][:, : texts.shape[1]])
