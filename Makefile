@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-teacher picture losses test torture distributed lint format types check wheel clean
+.PHONY: help demo demo-teacher picture losses test torture fuzz distributed lint format types check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -43,6 +43,9 @@ test: $(VENV)/.installed  ## Run the tests
 
 torture: $(VENV)/.installed  ## Kill trainings sixty times, and see that nothing is lost (some minutes)
 	MMKD_KILLS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_kills.py
+
+fuzz: $(VENV)/.installed  ## Feed manifests, recipes, losses, shards and images that are nearly right (an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzzing.py
 
 distributed: $(VENV)/.installed  ## Run the distributed tests that CI leaves out too (about fifteen minutes)
 	OMP_NUM_THREADS=1 MMKD_FULL=1 $(BIN)/python -m pytest tests/test_distributed.py

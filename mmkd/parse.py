@@ -8,7 +8,7 @@ from typing import Any
 from mmkd.errors import MmkdError
 
 MAX_JSON = 16 << 20  # parsed, a hostile one of that size takes some 350 MB
-MAX_YAML = 1 << 20
+MAX_YAML = 256 << 10  # the parser takes some seconds for that many
 MAX_DEPTH = 32
 
 
