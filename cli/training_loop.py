@@ -63,7 +63,7 @@ class TrainingLoop:
         checkpoints = Checkpoints(
             self.run.checkpoints, str(self.run.record["started"]), self.options.keep, recipe.keep_best
         )
-        prepared = self._prepare()
+        prepared = self.prepare_student()
         first_step, evaluations = checkpoints.load(prepared)
         if first_step:
             say("resumed", f"from step {first_step:,} of {self.schedule.steps:,}")
@@ -79,7 +79,7 @@ class TrainingLoop:
                 steps = fit(
                     prepared,
                     recipe.objective,
-                    self._stream(prepared, progress),
+                    self.stream(prepared, progress),
                     self.schedule,
                     hooks,
                     clip_grad=recipe.clip_grad,
@@ -111,7 +111,8 @@ class TrainingLoop:
             self.plan.steps_per_epoch * self.recipe.epochs, self.recipe.warmup or 0, self.recipe.lr
         )
 
-    def _prepare(self) -> Prepared:
+    def prepare_student(self) -> Prepared:
+        """The student and its optimizer, as the engine wants them."""
         recipe, clip = self.recipe, self.student.clip
         if recipe.gradient_checkpointing:
             # Renamed in the midst of transformers 5.
@@ -170,7 +171,8 @@ class TrainingLoop:
             evaluate_every=every,
         )
 
-    def _stream(self, prepared: Prepared, progress: TrainingProgress) -> BatchStream:
+    def stream(self, prepared: Prepared, progress: TrainingProgress | None = None) -> BatchStream:
+        """This process's batches; without ``progress`` nothing is mined again."""
         inputs, world = self.inputs, self.accelerator.num_processes
         reader = BatchReader(
             inputs.pairs,
@@ -192,7 +194,7 @@ class TrainingLoop:
             rank=self.accelerator.process_index,
             world=world,
             workers=workers,
-            on_epoch=self._refresher(prepared, reader, workers, progress),
+            on_epoch=None if progress is None else self._refresher(prepared, reader, workers, progress),
         )
 
     def _refresher(

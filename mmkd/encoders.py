@@ -17,7 +17,7 @@ from mmkd.hub import resolve_model
 from mmkd.weights import hash_weights, iterate_weights, weights_files
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from PIL.Image import Image
     from transformers import CLIPModel
@@ -79,7 +79,12 @@ class PairEncoder:
     @torch.inference_mode()
     def encode_texts(self, texts: "Sequence[str]") -> Tensor:
         """Unnormalised text embeddings, float32 (B, D), on the CPU."""
-        inputs = {name: tensor.to(self.device) for name, tensor in self.tokenize(texts).items()}
+        return self.encode_tokens(self.tokenize(texts))
+
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: "Mapping[str, Tensor]") -> Tensor:
+        """Unnormalised text embeddings, float32 (B, D), on the CPU; ``tokens`` as ``tokenize`` gives them."""
+        inputs = {name: tensor.to(self.device) for name, tensor in tokens.items()}
         return _projected(self.model.get_text_features(**inputs), self.head and self.head.text)
 
 

@@ -64,6 +64,20 @@ def choose_method(captions: int, dim: int, *, memory: int, asked: str = "auto", 
     return "ivf" if captions * (4 * dim + 8) <= memory else "ivf-pq"
 
 
+def mining_seconds(captions: int, dim: int, method: str, *, cuda: bool = False) -> float:
+    """About how long negatives of ``captions`` distinct captions are searched, at the rates that the choice goes by.
+
+    Exact search multiplies every pair of vectors. Otherwise 4 sqrt(N) lists are clustered in 10 rounds from 40 captions
+    each, every caption is put into its nearest, and 8 lists are searched; where these find too little, more are.
+    """
+    rate = CUDA_FLOPS if cuda else CPU_FLOPS * (os.cpu_count() or 1)
+    if method == "exact":
+        return 2 * captions**2 * dim / rate
+    lists = max(1, min(int(4 * captions**0.5), captions // 40))
+    comparisons = 10 * 40 * lists * lists + captions * lists + captions**2 * min(8, lists) / lists
+    return 2 * comparisons * dim / (CPU_FLOPS * (os.cpu_count() or 1))
+
+
 def parse_memory(text: str | None) -> int:
     """Bytes of ``4GB``, ``500 MB`` or ``2GiB``; by default a quarter of this machine's memory.
 
