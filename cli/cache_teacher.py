@@ -133,6 +133,8 @@ def cache_teacher(
     pairs = open_pairs(sources, limit)
     for line in pairs.describe():
         say("data", line)
+    for spec, links in pairs.links():
+        say("links", f"{spec}: {links.describe()}")
     if limit is not None and limit <= len(pairs):
         say("limit", f"the first {len(pairs):,} pairs")
     settings = cache_settings(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mmkd.errors import ConfigError, DataError
 from mmkd.images import read_image_file
+from mmkd.img2dataset import Links, live_rows
 from mmkd.pairs import DataSource, Pair, PairTable, row_hash
 from mmkd.sources import (
     absolute_spec,
@@ -63,6 +64,7 @@ class _Table:
     source: DataSource
     folder: Path | None
     names: tuple[str, ...] | None  # class names, where captions are made from labels
+    downloads: Links | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,6 +104,9 @@ class _Table:
 
     def starts(self) -> None:
         return None
+
+    def links(self) -> Links | None:
+        return self.downloads
 
     def longest_list(self) -> int:
         import pyarrow as pa
@@ -168,6 +173,15 @@ class PairDataset:
                 )
             starts.append(first + end - len(table))
         return np.searchsorted(np.concatenate(starts), rows, side="right") - 1
+
+    def links(self) -> list[tuple[str, Links]]:
+        """Where images were downloaded by img2dataset: each such source, and what became of its links.
+
+        Raises:
+            DataError: what it wrote cannot be read.
+        """
+        said = [(short_spec(table.source.spec), table.links()) for table in self._tables]
+        return [(spec, links) for spec, links in said if links is not None]
 
     @property
     def max_captions(self) -> int:
@@ -270,6 +284,7 @@ def _open_captioned(source: DataSource, sides: tuple[str, ...]) -> PairTable:
             f"the template {source.template!r} has no {{}}; expected one where the class name goes"
         )
     rows, split = open_table(spec, source.split, prefer=("train",))
+    rows, links = live_rows(rows)
     image_column = caption_column = names = None
     if "image" in sides:
         image_column = choose_image_column(spec, rows.features, source.image_column)
@@ -286,7 +301,7 @@ def _open_captioned(source: DataSource, sides: tuple[str, ...]) -> PairTable:
     resolved = DataSource(
         absolute_spec(spec), split, image_column, caption_column, template, synthetic, source.filters
     )
-    table = _Table(rows, resolved, base_folder(spec), names)
+    table = _Table(rows, resolved, base_folder(spec), names, links)
     if caption_column is not None and not any(table.texts(value) for value in table.caption_values()):
         raise DataError(
             f"all captions in column {caption_column!r} of {spec} are empty; choose with --caption-column"

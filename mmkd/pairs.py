@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mmkd.captions import NO_FILTER, CaptionFilter
 from mmkd.errors import DataError
+from mmkd.img2dataset import Links
 
 OPTIONAL = {"synthetic_columns", "filters"}  # keys of a source that are left out where they hold nothing
 
@@ -108,6 +109,10 @@ class PairTable(Protocol):
 
     def starts(self) -> NDArray[np.int64] | None:
         """int64 (T,): the first row of each tar, ascending from 0; None where the source is no tars."""
+        ...
+
+    def links(self) -> Links | None:
+        """What became of the links that the images come from; None where that is not known."""
         ...
 
     def longest_list(self) -> int:

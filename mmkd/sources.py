@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkd.errors import DataError
+from mmkd.img2dataset import output_parquet
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -158,6 +159,8 @@ def _builder(spec: str) -> Any:
         options = {"sep": "\t"} if suffix == ".tsv" else {}
         return load_dataset_builder(BUILDERS[suffix], data_files={"train": files}, **options)
     if path.is_dir():
+        if downloads := output_parquet(path):
+            return load_dataset_builder("parquet", data_files={"train": [str(file) for file in downloads]})
         if any(path.glob("metadata.*")) or any(path.glob("*/metadata.*")):
             return load_dataset_builder("imagefolder", data_dir=spec)
         return load_dataset_builder(spec)

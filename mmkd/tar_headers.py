@@ -39,7 +39,7 @@ class TarMembers:
 
 
 def read_members(path: Path) -> TarMembers:
-    """Go through the headers of a tar.
+    """Go through the headers of a tar; of a folder, through its files in the order of their names.
 
     Links, devices, pipes, sparse files, absolute names and names with ``..`` are skipped and counted, as are
     members beyond ``MAX_IMAGE`` or ``MAX_TEXT`` bytes. Members of other suffixes, pickles among them, are passed over.
@@ -48,6 +48,10 @@ def read_members(path: Path) -> TarMembers:
         DataError: it cannot be read, is compressed, truncated or damaged, or a key occurs twice.
     """
     rows = _Rows(path)
+    if path.is_dir():
+        for member in _files(path):
+            rows.add(member)
+        return rows.found
     with _open(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         try:
@@ -161,6 +165,19 @@ def _headers(stream: IO[bytes]) -> Iterator[tarfile.TarInfo]:
     if end != bytes(BLOCK):
         problem = "a header is damaged" if len(end) == BLOCK else "the end mark of a tar is missing"
         raise tarfile.ReadError(f"{problem} at byte {tar.offset:,}")
+
+
+def _files(folder: Path) -> Iterator[tarfile.TarInfo]:
+    """The files of a folder as the members of a tar would be."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        member = tarfile.TarInfo(entry.name)
+        if entry.is_symlink():
+            member.type = tarfile.SYMTYPE
+        elif not entry.is_file(follow_symlinks=False):
+            member.type = tarfile.DIRTYPE if entry.is_dir() else tarfile.FIFOTYPE
+        else:
+            member.size = entry.stat(follow_symlinks=False).st_size
+        yield member
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -90,7 +90,8 @@ class TarIndex:
     def place(self, row: int, column: str) -> tuple[int, int] | None:
         """Offset and size of a member, in bytes; None where the row has none of that suffix."""
         arrays = self._parts[1]
-        offset = int(arrays[f"{column}/offset"][row])
+        offsets = arrays.get(f"{column}/offset")
+        offset = -1 if offsets is None else int(offsets[row])
         return None if offset < 0 else (offset, int(arrays[f"{column}/size"][row]))
 
     def has(self, column: str) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""Which tars a spec names: a file, a glob, a list in braces, or a folder."""
+"""Which tars a spec names: a file, a glob, a list in braces, or a folder; img2dataset's folders of files among them."""
 
 import glob
 import itertools
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from mmkd.errors import DataError
+from mmkd.img2dataset import output_folders
 from mmkd.tar_headers import UNPACK
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -87,6 +88,8 @@ def _only_tars(paths: list[Path]) -> list[Path]:
 
 
 def _tars_of_folder(folder: Path) -> dict[str, list[Path]] | None:
+    if folders := output_folders(folder):
+        return {"train": folders}
     names = [path for path in folder.rglob("*") if not path.name.startswith(".")]
     tars = [path for path in names if _is_tar(path)]
     parquet = sum(path.suffix == ".parquet" for path in names)

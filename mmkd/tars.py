@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.errors import DataError
+from mmkd.img2dataset import Links, read_links
 from mmkd.pairs import DataSource, Pair
 from mmkd.sources import absolute_spec, check_column, choose_split, short_spec
 from mmkd.synthetic import check_synthetic
 from mmkd.tar_headers import IMAGE_SUFFIXES
-from mmkd.tar_index import TarFile, TarIndex, open_index
+from mmkd.tar_index import TarIndex, open_index
 
+_PLAIN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 CAPTION_SUFFIXES = ("txt", "text", "caption")
 CAPTION_FIELDS = ("caption", "captions", "text", "txt", "texts", "description", "title", "alt")
 
@@ -46,11 +49,11 @@ class TarTable:
             DataError: its tar is gone or was changed.
         """
         place = self.rows[row]
-        with _OpenTar(self.index.tar_of(place)) as tar:
-            real = _texts(self._text(tar, place, self.source.caption_column))
+        with _OpenTar(self.index, place) as tar:
+            real = _texts(self._text(tar, self.source.caption_column))
             columns = self.source.synthetic_columns
-            synthetic = [text for column in columns for text in _texts(self._text(tar, place, column))]
-            return Pair(self._image(tar, place), (*real, *synthetic), len(synthetic))
+            synthetic = [text for column in columns for text in _texts(self._text(tar, column))]
+            return Pair(self._image(tar), (*real, *synthetic), len(synthetic))
 
     def longest_list(self) -> int:
         """The largest number of captions that any row has; looks through the rows only where they have lists."""
@@ -64,8 +67,8 @@ class TarTable:
     def values(self, column: str | None) -> Iterator[Any]:
         """What a column of texts holds, row by row."""
         for place in self.rows:
-            with _OpenTar(self.index.tar_of(place)) as tar:
-                yield self._text(tar, place, column)
+            with _OpenTar(self.index, place) as tar:
+                yield self._text(tar, column)
 
     def key(self, row: int) -> str:
         """The name of a row within its tar."""
@@ -84,9 +87,10 @@ class TarTable:
     def describe(self) -> str:
         """One line: what it is and what was guessed."""
         source, skipped = self.source, self.index.skipped
+        kind = "folder" if Path(self.index.tars[0].path).is_dir() else "tar"
         tars = len(self.index.tars)
         text = (
-            f"{short_spec(source.spec)} · {source.split} · {len(self):,} pairs in {tars:,} tar{'s' * (tars != 1)} · "
+            f"{short_spec(source.spec)} · {source.split} · {len(self):,} pairs in {tars:,} {kind}{'s' * (tars != 1)} · "
             f"image: {source.image_column} · caption: {source.caption_column}"
             + "".join(f" · synthetic: {name}" for name in source.synthetic_columns)
         )
@@ -95,20 +99,23 @@ class TarTable:
         reasons = ", ".join(f"{reason} {number:,}" for reason, number in skipped.items())
         return f"{text} · {sum(skipped.values()):,} members skipped ({reasons})"
 
-    def _image(self, tar: "_OpenTar", place: int) -> bytes:
+    def links(self) -> Links | None:
+        """What img2dataset says of the links; read each time it is asked for."""
+        return read_links(Path(tar.path) for tar in self.index.tars)
+
+    def _image(self, tar: "_OpenTar") -> bytes:
         for column in (self.source.image_column or "").split(";"):
-            if column and (where := self.index.place(place, column)) is not None:
-                return tar.read(*where)
+            if column and (data := tar.read(column)) is not None:
+                return data
         return b""
 
-    def _text(self, tar: "_OpenTar", place: int, wanted: str | None) -> Any:
+    def _text(self, tar: "_OpenTar", wanted: str | None) -> Any:
         known = wanted in self.index.columns
         column, _, name = (wanted, "", "") if known and wanted else (wanted or "").partition(".")
-        where = self.index.place(place, column) if column else None
-        if where is None:
+        if (data := tar.read(column) if column else None) is None:
             return None
         try:
-            text = tar.read(*where).decode("utf-8")
+            text = data.decode("utf-8")
             if not name:
                 return text
             value = json.loads(text)
@@ -118,35 +125,44 @@ class TarTable:
 
 
 class _OpenTar:
-    """A tar for as long as a row is read; opened each time, so that nothing is shared by threads and processes."""
+    """A tar, or a folder, for as long as a row is read; opened each time, so that nothing is shared by processes."""
 
-    def __init__(self, tar: TarFile) -> None:
-        self._tar = tar
+    def __init__(self, index: TarIndex, row: int) -> None:
+        self._tar = tar = index.tar_of(row)
+        self._index, self._row = index, row
         try:
             self._file = os.open(tar.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise DataError(f"cannot read {tar.path}: {error.strerror}; put it back") from error
+        status = os.fstat(self._file)
+        self._folder = stat.S_ISDIR(status.st_mode)
+        if (status.st_size, status.st_mtime_ns) != (tar.size, tar.changed):
+            os.close(self._file)
+            raise DataError(f"{tar.path} was changed since it was opened; start again")
 
     def __enter__(self) -> "_OpenTar":
-        status = os.fstat(self._file)
-        if (status.st_size, status.st_mtime_ns) != (self._tar.size, self._tar.changed):
-            os.close(self._file)
-            raise DataError(f"{self._tar.path} was changed since it was opened; start again")
         return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
 
-    def read(self, offset: int, size: int) -> bytes:
+    def read(self, column: str) -> bytes | None:
+        """A member of the row; None where it has none of that suffix."""
+        place = self._index.place(self._row, column)
+        if place is None:
+            return None
         try:
-            data = os.pread(self._file, size, offset)
+            data = self._read_file(column, place[1]) if self._folder else os.pread(self._file, *place[::-1])
         except OSError as error:
             raise DataError(f"cannot read {self._tar.path}: {error.strerror}") from error
-        if len(data) != size:
-            raise DataError(
-                f"{self._tar.path} gave {len(data):,} of {size:,} bytes at {offset:,}; start again"
-            )
+        if len(data) != place[1]:
+            raise DataError(f"{self._tar.path} gave {len(data):,} bytes of {place[1]:,}; start again")
         return data
+
+    def _read_file(self, column: str, size: int) -> bytes:
+        name = f"{self._index.key(self._row)}.{column}"
+        with open(name, "rb", opener=lambda path, _: os.open(path, _PLAIN, dir_fd=self._file)) as stream:
+            return stream.read(size + 1)
 
 
 def open_tars(source: DataSource, splits: dict[str, list[Path]], sides: tuple[str, ...]) -> TarTable:
@@ -238,10 +254,9 @@ def _json_fields(table: TarTable) -> list[str]:
     if not len(places):
         return []
     place = table.rows[int(places[0])]
-    where = table.index.place(place, "json")
-    with _OpenTar(table.index.tar_of(place)) as tar:
+    with _OpenTar(table.index, place) as tar:
         try:
-            value = json.loads(tar.read(*where)) if where is not None else None
+            value = json.loads(tar.read("json") or b"")
         except (ValueError, RecursionError):
             value = None
     return [str(name) for name in value] if isinstance(value, dict) else []
