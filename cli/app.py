@@ -66,7 +66,7 @@ def _root(
     """
 
 
-app.command("cache-teacher")(cache_teacher)
+app.command("cache-teacher", cls=SectionedCommand)(cache_teacher)
 cache.command("inspect")(cache_inspect)
 cache.command("verify")(cache_verify)
 cache.command("import")(cache_import)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmkd.cli.cache_options import DATA, DTYPES, CachingOptions, PairOptions, TeacherOptions
 from mmkd.cli.console import progress, say
+from mmkd.cli.option_groups import takes_option_groups
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.workspace import Workspace
 from mmkd.errors import ConfigError
@@ -16,88 +18,18 @@ if TYPE_CHECKING:
 
     from mmkd.augment import Augmentation
     from mmkd.cache.build import BuildPlan, BuildProgress
-    from mmkd.cache.manifest import CacheManifest
+    from mmkd.cache.manifest import CacheManifest, CacheSettings
     from mmkd.data import PairDataset
     from mmkd.encoders import PairEncoder
 
-TEACHER = "openai/clip-vit-base-patch32"
-DATA = "pixparse/cc3m-wds"
-DTYPES = ("float32", "bfloat16", "float16")
 
-
+@takes_option_groups
 def cache_teacher(
     *,
-    teacher: Annotated[
-        str, typer.Option(metavar="ID_OR_FOLDER", help="Any Hugging Face CLIP, with its own preprocessing.")
-    ] = TEACHER,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Pairs: hub id, Parquet file or glob, image folder, WebDataset tars. Several are joined in "
-            f"order. Default: {DATA}.",
-        ),
-    ] = None,
+    teacher: TeacherOptions,
+    data: PairOptions,
+    caching: CachingOptions,
     out: Annotated[Path | None, typer.Option(help="The cache's folder. Default: cache/ in --work.")] = None,
-    split: Annotated[str | None, typer.Option(help="Default: train, or the only one.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Default: guessed from the features.")] = None,
-    caption_column: Annotated[
-        str | None, typer.Option(help="Captions, lists of captions, or class labels. Default: guessed.")
-    ] = None,
-    synthetic_column: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Synthetic captions, or lists of them, beside the real ones; may be given several times.",
-        ),
-    ] = None,
-    template: Annotated[
-        str | None, typer.Option(help='Makes captions of class labels. Default: "a photo of a {}.".')
-    ] = None,
-    min_words: Annotated[
-        int | None, typer.Option(min=1, help="Drop captions of fewer words; a row without any is masked.")
-    ] = None,
-    max_words: Annotated[int | None, typer.Option(min=1, help="Drop captions of more words.")] = None,
-    caption_regex: Annotated[
-        str | None, typer.Option(metavar="RE", help="Drop captions in which this finds nothing (re.search).")
-    ] = None,
-    clean_captions: Annotated[
-        bool,
-        typer.Option(
-            "--clean-captions",
-            help="Drop captions with a URL, with fewer letters than other signs, or with a sign six times in a row.",
-        ),
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of one forward pass.")] = 64,
-    shard_rows: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Rows a shard: what a stopped run loses at most. Default: 16,384; 2,048 with pixels."
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Rows to take of the whole. Default: all.")] = None,
-    dtype: Annotated[
-        str, typer.Option(metavar="|".join(DTYPES), help="Precision of the teacher's forward pass.")
-    ] = "float32",
-    max_bad: Annotated[
-        float, typer.Option(min=0, max=1, help="Largest share of rows without a usable image or caption.")
-    ] = 0.05,
-    views: Annotated[
-        int, typer.Option(min=1, help="Views of each image: the untouched one, then augmented ones.")
-    ] = 1,
-    augment: Annotated[
-        str | None,
-        typer.Option(
-            metavar="none|crop+flip|randaugment",
-            help="What the augmented views are. Default: crop+flip where there are any.",
-        ),
-    ] = None,
-    augment_seed: Annotated[int, typer.Option(min=0, help="Of the augmented views.")] = 0,
-    store_pixels: Annotated[
-        bool,
-        typer.Option("--store-pixels", help="Keep the resized images, too: training then decodes none."),
-    ] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a teacher's hub id.")] = None,
     work: Work = DEFAULT_WORK,
     config: Config = None,  # noqa: ARG001 - read by its callback
 ) -> None:
@@ -114,44 +46,64 @@ def cache_teacher(
       mmkd cache-teacher --data cifar10/train.parquet --template "a photo of a {}."
       accelerate launch -m mmkd cache-teacher
     """
-    if dtype not in DTYPES:
-        raise typer.BadParameter(f"{dtype!r} is none of {', '.join(DTYPES)}", param_hint="--dtype")
-    from mmkd.cache.build import cache_settings, plan_build
+    from mmkd.cache.build import plan_build
+
+    rank, world = _place()
+    folder = Workspace(work).cache if out is None else out
+    encoder, pairs, settings = open_caching(teacher, data, caching)
+    plan = plan_build(settings, pairs, folder, rank=rank, world=world)
+    say("writes", _writes(plan))
+    manifest = _run(encoder, pairs, plan, data.max_bad)
+    if manifest is not None:
+        say("cached", _summary(manifest))
+        say("next", _next_command(folder, work))
+
+
+def open_caching(
+    teacher: TeacherOptions, data: PairOptions, caching: CachingOptions
+) -> "tuple[PairEncoder, PairDataset, CacheSettings]":
+    """Load the teacher, open the pairs, and say aloud what was guessed.
+
+    Returns:
+        Teacher, pairs, and what a cache of them will say of itself.
+    """
+    if teacher.dtype not in DTYPES:
+        raise typer.BadParameter(f"{teacher.dtype!r} is none of {', '.join(DTYPES)}", param_hint="--dtype")
+    from mmkd.cache.build import cache_settings
+
+    augmentation = _augmentation(caching.views, caching.augment, caching.augment_seed)
+    encoder = _load_teacher(teacher.teacher, teacher.revision, teacher.dtype)
+    pairs = _open_pairs(data)
+    settings = cache_settings(
+        encoder,
+        pairs,
+        shard_rows=caching.shard_rows,
+        batch_size=caching.batch_size,
+        views=caching.views,
+        augmentation=augmentation,
+        store_pixels=caching.store_pixels,
+    )
+    return encoder, pairs, settings
+
+
+def _open_pairs(options: PairOptions) -> "PairDataset":
     from mmkd.captions import CaptionFilter
     from mmkd.data import DataSource, open_pairs
 
-    rank, world = _place()
-    augmentation = _augmentation(views, augment, augment_seed)
-    folder = Workspace(work).cache if out is None else out
-    encoder = _load_teacher(teacher, revision, dtype)
-    specs = data or [DATA]
-    synthetic = tuple(synthetic_column or ())
-    filters = CaptionFilter(min_words, max_words, caption_regex, clean_captions)
-    sources = [
-        DataSource(spec, split, image_column, caption_column, template, synthetic, filters) for spec in specs
-    ]
-    pairs = open_pairs(sources, limit)
+    filters = CaptionFilter(
+        options.min_words, options.max_words, options.caption_regex, options.clean_captions
+    )
+    columns = (options.split, options.image_column, options.caption_column, options.template)
+    synthetic = tuple(options.synthetic_column or ())
+    sources = [DataSource(spec, *columns, synthetic, filters) for spec in options.data or [DATA]]
+    pairs = open_pairs(sources, options.limit)
     for line in pairs.describe():
         say("data", line)
     for spec, links in pairs.links():
         say("links", f"{spec}: {links.describe()}")
-    if limit is not None and limit <= len(pairs):
+    if options.limit is not None and options.limit <= len(pairs):
         say("limit", f"the first {len(pairs):,} pairs")
-    settings = cache_settings(
-        encoder,
-        pairs,
-        shard_rows=shard_rows,
-        batch_size=batch_size,
-        views=views,
-        augmentation=augmentation,
-        store_pixels=store_pixels,
-    )
-    plan = plan_build(settings, pairs, folder, rank=rank, world=world)
-    say("writes", _writes(plan))
-    manifest = _run(encoder, pairs, plan, max_bad)
-    if manifest is not None:
-        say("cached", _summary(manifest))
-        say("next", _next_command(folder, work))
+    return pairs
 
 
 def _augmentation(views: int, policy: str | None, seed: int) -> "Augmentation":
