@@ -16,7 +16,7 @@ from mmkd.parse import read_json
 from mmkd.pixels import MAX_SIDE
 
 SCHEMA = 1
-MAX_SHARDS = 32_768  # as many as a manifest of MAX_JSON bytes can surely list
+MAX_SHARDS = 16_384  # as many as a manifest of MAX_JSON bytes can surely list
 MANIFEST = "manifest.json"
 PAIRS = "pairs.parquet"  # the captions and image paths of an imported cache
 VIEW_0 = {"policy": "teacher-preprocessing", "seed": 0}

@@ -13,12 +13,12 @@ import xxhash
 from numpy.typing import NDArray
 
 from mmkd.augment import Augmentation
-from mmkd.cache.manifest import PAIRS, CacheManifest, read_manifest
+from mmkd.cache.manifest import MANIFEST, PAIRS, CacheManifest, read_manifest, read_record, record_path
 from mmkd.cache.origin import SIDES, teacher_differences
 from mmkd.cache.shard import check_file, check_pairs, map_shard, shard_fields
 from mmkd.data import DataSource, PairDataset, open_pairs, row_hash
 from mmkd.embeddings import Embeddings, TeacherSpec
-from mmkd.errors import ConfigError, DataError, StaleCacheError
+from mmkd.errors import CacheError, ConfigError, DataError, StaleCacheError
 
 
 class CacheStore:
@@ -180,17 +180,42 @@ class CacheStore:
         return Embeddings(*(torch.from_numpy(vectors[side]) for side in SIDES))
 
     def verify(self) -> None:
-        """Hold every shard's bytes against the manifest, then its structure against the format.
+        """Hold every shard's bytes against the manifest and its structure against the format, then the manifest.
+
+        What the manifest says beside the shards' hashes is held against their completion records and row hashes.
 
         Raises:
-            CacheError: a shard, or an import's pairs, are missing, have changed, or are not built as the format says.
+            CacheError: a shard, or an import's pairs, are missing, have changed, or are not built as the format says;
+                or the manifest has changed.
         """
-        for index, record in enumerate(self.manifest.shards):
+        manifest, digest = self.manifest, xxhash.xxh3_128()
+        for index, record in enumerate(manifest.shards):
             check_file(self.folder / record.name, record, full=True)
-            self.shard(index)
-        imported = self.manifest.settings.imported
+            digest.update(np.ascontiguousarray(self.shard(index)["row_hash"]).tobytes())
+            self._check_record(index)
+        if digest.hexdigest() != manifest.data_hash:
+            raise CacheError(
+                f"{self.folder / MANIFEST} says data_hash {manifest.data_hash[:8]}…, and the rows' own hashes give "
+                f"{digest.hexdigest()[:8]}…; {self._mend()}"
+            )
+        imported = manifest.settings.imported
         if imported is not None and (expected := imported.pairs_xxh3_128) is not None:
             check_pairs(self.folder / PAIRS, expected)
+
+    def _check_record(self, index: int) -> None:
+        """Hold a completion record, where there is one that can be read, against the manifest."""
+        try:
+            found = read_record(self.folder, index)
+        except CacheError:
+            return  # training needs none, and `mmkd cache verify` names it
+        if found is not None and found != (self.manifest.settings, self.manifest.shards[index]):
+            raise CacheError(
+                f"{MANIFEST} and {record_path(self.folder, index).name} in {self.folder} contradict each other; "
+                f"{self._mend()}"
+            )
+
+    def _mend(self) -> str:
+        return f"mend it with `mmkd cache verify {self.folder} --repair`"
 
     def shard(self, index: int) -> dict[str, NDArray[Any]]:
         """The datasets of one shard by name, mapped; those of a side without vectors are not among them.

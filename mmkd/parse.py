@@ -7,7 +7,7 @@ from typing import Any
 
 from mmkd.errors import MmkdError
 
-MAX_JSON = 16 << 20  # parsed, a hostile one of that size takes some 350 MB
+MAX_JSON = 8 << 20  # parsed, the worst of that size takes some 250 MB
 MAX_YAML = 256 << 10  # the parser takes some seconds for that many
 MAX_DEPTH = 32
 

@@ -336,9 +336,9 @@ def test_a_forged_record_of_very_many_shards_is_no_hang(copied_cache):
     (copied_cache / "manifest.json").unlink()
     for index in range(1, 5):
         (copied_cache / f"shard-{index:05d}.json").unlink()
-    edit_json("shard-00000.json", lambda v: v["settings"].update(rows=20 << 15))(copied_cache)
+    edit_json("shard-00000.json", lambda v: v["settings"].update(rows=20 << 14))(copied_cache)
     report = verify_cache(copied_cache)
-    assert any("nothing tells of 32,767 of 32,768 shards" in str(f) for f in report.findings)
+    assert any("nothing tells of 16,383 of 16,384 shards" in str(f) for f in report.findings)
     edit_json("shard-00000.json", lambda v: v["settings"].update(rows=20 << 30))(copied_cache)
     assert any("neither it nor a record can be used" in str(f) for f in verify_cache(copied_cache).findings)
 
