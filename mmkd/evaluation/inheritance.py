@@ -1,0 +1,180 @@
+"""Did a student inherit its teacher's bias? A verdict by stated rules, from gaps alone.
+
+A gap is how much nearer a word lies to one group's terms than to the other's. Gaps are measured in units of the spread
+that neutral nouns show in the same model, so that two models' gaps can be compared; neutral nouns have size 1 by
+definition. What a student knows must be judged elsewhere: one that knows nothing has gaps too.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mmkd.evaluation.statistics import CONFIDENCE, Interval
+
+EQUIVALENT = (0.9, 1.1)  # the ratio of sizes within which a bias is called preserved
+SAME_ORDER = 0.8  # rank correlation, of the interval's lower end
+OTHER_ORDER = 0.5  # of its upper end
+DRAWS = 2_000
+FEWEST = 10
+
+PRESERVED, REDUCED, AMPLIFIED, RESHAPED = "preserved", "reduced", "amplified", "reshaped"
+INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A quantity and its 95 % bootstrap interval."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """A student's gaps beside its teacher's.
+
+    Attributes:
+        verdict: ``preserved``, ``reduced``, ``amplified``, ``reshaped`` or ``inconclusive``.
+        reason: what it rests on, in a sentence.
+        teacher_size: root mean square of the teacher's gaps, where neutral nouns have 1.
+        student_size: of the student's.
+        ratio: the student's size over the teacher's.
+        slope: of the student's gaps on the teacher's, through the origin.
+        order: Spearman correlation of the two.
+    """
+
+    verdict: str
+    reason: str
+    teacher_size: Estimate
+    student_size: Estimate
+    ratio: Estimate
+    slope: Estimate
+    order: Estimate
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def standardised_gaps(gaps: ArrayLike, controls: ArrayLike) -> NDArray[np.float64]:
+    """Gaps less the mean, and over the standard deviation, of the neutral nouns' gaps in the same model.
+
+    Args:
+        gaps: (P,) of the targets.
+        controls: (C,) of the neutral nouns, C at least 10.
+
+    Raises:
+        ValueError: too few controls, or they do not differ, so that nothing can be measured by them.
+    """
+    neutral = np.asarray(controls, dtype=np.float64)
+    if neutral.ndim != 1 or len(neutral) < FEWEST:
+        raise ValueError(f"found controls of shape {neutral.shape}; expected at least {FEWEST}")
+    spread = neutral.std(ddof=1)
+    if not spread > 0:
+        raise ValueError("all neutral nouns have the same gap; there is no spread to measure by")
+    found: NDArray[np.float64] = (np.asarray(gaps, dtype=np.float64) - neutral.mean()) / spread
+    return found
+
+
+def inheritance(
+    teacher: ArrayLike,
+    student: ArrayLike,
+    teacher_controls: ArrayLike,
+    student_controls: ArrayLike,
+    *,
+    seed: int = 0,
+) -> Inheritance:
+    """Judge by these rules, in this order; intervals are percentile bootstraps over targets and over controls, paired.
+
+    - *inconclusive* where the teacher's gaps are not larger than those of neutral nouns: nothing to inherit;
+    - *preserved* where the whole interval of the ratio lies within 0.9 to 1.1, and that of the order above 0.8: a test
+      of equivalence, which many words are needed to pass;
+    - *reshaped* where the student's gaps are larger than those of neutral nouns, and the interval of the order lies
+      below 0.5: it leans as well, but elsewhere;
+    - *reduced* or *amplified* where the interval of the ratio lies on one side of 1, and the ratio outside 0.9 to 1.1;
+    - *inconclusive* otherwise.
+
+    Args:
+        teacher: (P,) gaps of the targets, P at least 10.
+        student: (P,) of the same.
+        teacher_controls: (C,) gaps of the neutral nouns, C at least 10.
+        student_controls: (C,) of the same.
+        seed: of the draws.
+
+    Raises:
+        ValueError: unequal sizes, too few, or controls without spread.
+
+    Source: two one-sided tests of equivalence, Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657-680, by the
+    interval's inclusion.
+    """
+    gaps = np.stack([_column(teacher, "targets"), _column(student, "targets")])
+    controls = np.stack([_column(teacher_controls, "controls"), _column(student_controls, "controls")])
+    for one, other in zip(gaps, controls, strict=True):
+        standardised_gaps(one, other)
+    own = _measure(gaps[:, None], controls[:, None])
+    generator = np.random.default_rng(seed)
+    targets = generator.integers(0, gaps.shape[1], (DRAWS, gaps.shape[1]))
+    nouns = generator.integers(0, controls.shape[1], (DRAWS, controls.shape[1]))
+    drawn = _measure(gaps[:, targets], controls[:, nouns])
+    levels = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    found = {
+        name: Estimate(
+            float(own[name][0]), Interval(*(float(q) for q in np.nanquantile(drawn[name], levels)))
+        )
+        for name in own
+    }
+    verdict, reason = _judge(**found)
+    return Inheritance(verdict, reason, **found)
+
+
+def _judge(
+    *, teacher_size: Estimate, student_size: Estimate, ratio: Estimate, order: Estimate, **_: Estimate
+) -> tuple[str, str]:
+    low, high = ratio.interval.low, ratio.interval.high
+    sizes = f"the student's gaps are {ratio.value:.2f} [{low:.2f}, {high:.2f}] times the teacher's"
+    ranks = f"their order agrees by {order.value:.2f} [{order.interval.low:.2f}, {order.interval.high:.2f}]"
+    nothing = (
+        f"the teacher's own gaps are {teacher_size.value:.2f} [{teacher_size.interval.low:.2f}, "
+        f"{teacher_size.interval.high:.2f}] times those of neutral nouns: there is no bias to inherit"
+    )
+    alike = EQUIVALENT[0] <= low and high <= EQUIVALENT[1] and order.interval.low >= SAME_ORDER
+    elsewhere = student_size.interval.low > 1 and order.interval.high < OTHER_ORDER
+    rules = (
+        (teacher_size.interval.low <= 1, INCONCLUSIVE, nothing),
+        (alike, PRESERVED, f"{sizes}, and {ranks}"),
+        (elsewhere, RESHAPED, f"{ranks}, while {sizes}"),
+        (high < 1 and ratio.value < EQUIVALENT[0], REDUCED, f"{sizes}; {ranks}"),
+        (low > 1 and ratio.value > EQUIVALENT[1], AMPLIFIED, f"{sizes}; {ranks}"),
+        (True, INCONCLUSIVE, f"{sizes}, and {ranks}: too few words, or too small a difference, to say more"),
+    )
+    return next((verdict, reason) for holds, verdict, reason in rules if holds)
+
+
+def _measure(gaps: NDArray[np.float64], controls: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Every quantity for each of N draws: gaps (2, N, P), controls (2, N, C), teacher first."""
+    from scipy.stats import rankdata
+
+    spread = controls.std(axis=2, ddof=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        teacher, student = (gaps - controls.mean(axis=2, keepdims=True)) / spread
+        sizes = [np.sqrt((one**2).mean(axis=1)) for one in (teacher, student)]
+        ranks = [rankdata(one, axis=1) for one in (teacher, student)]
+        p, q = (one - one.mean(axis=1, keepdims=True) for one in ranks)
+        return {
+            "teacher_size": sizes[0],
+            "student_size": sizes[1],
+            "ratio": sizes[1] / sizes[0],
+            "slope": (teacher * student).sum(axis=1) / (teacher**2).sum(axis=1),
+            "order": (p * q).sum(axis=1) / np.sqrt((p**2).sum(axis=1) * (q**2).sum(axis=1)),
+        }
+
+
+def _column(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    found = np.asarray(values, dtype=np.float64)
+    if found.ndim != 1 or len(found) < FEWEST or not np.isfinite(found).all():
+        raise ValueError(
+            f"found {name} of shape {found.shape}; expected at least {FEWEST} finite numbers, (n,)"
+        )
+    return found
