@@ -21,6 +21,7 @@ from mmkd.cli.eval_zero_shot import zero_shot
 from mmkd.cli.export import export
 from mmkd.cli.option_groups import SectionedCommand
 from mmkd.cli.options import Debug
+from mmkd.cli.plan import PlanCommand, plan
 from mmkd.cli.train import train
 from mmkd.errors import MmkdError
 
@@ -72,6 +73,7 @@ cache.command("verify")(cache_verify)
 cache.command("import")(cache_import)
 cache.command("export")(cache_export)
 app.add_typer(cache, name="cache")
+app.command("plan", cls=PlanCommand)(plan)
 app.command("train", cls=SectionedCommand)(train)
 evaluate.command("zero-shot")(zero_shot)
 evaluate.command("bias")(bias)

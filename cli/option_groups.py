@@ -2,10 +2,18 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, get_type_hints
 
 from typer.core import TyperCommand
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Beside a group in ``Annotated``: fields whose options have other names here, where two groups share one."""
+
+    field: str
+    option: str
 
 
 def takes_option_groups(function: Callable[..., None]) -> Callable[..., None]:
@@ -16,14 +24,25 @@ def takes_option_groups(function: Callable[..., None]) -> Callable[..., None]:
     """
     hints = get_type_hints(function, include_extras=True)
     own = inspect.signature(function).parameters
-    groups = {name: hints[name] for name in own if hasattr(hints[name], "__dataclass_fields__")}
+    groups, renamed = {}, {}
+    for name in own:
+        group = getattr(hints[name], "__origin__", hints[name])
+        if hasattr(group, "__dataclass_fields__"):
+            groups[name] = group
+            notes = getattr(hints[name], "__metadata__", ())
+            renamed[name] = {note.field: note.option for note in notes if isinstance(note, Renamed)}
     parameters = [own[name].replace(annotation=hints[name]) for name in own if name not in groups]
-    for group in groups.values():
-        parameters += _options(group)
+    for name, group in groups.items():
+        parameters += _options(group, renamed[name])
 
     def command(**values: Any) -> None:
         filled = {
-            name: group(**{field.name: values.pop(field.name) for field in fields(group)})
+            name: group(
+                **{
+                    field.name: values.pop(renamed[name].get(field.name, field.name))
+                    for field in fields(group)
+                }
+            )
             for name, group in groups.items()
         }
         function(**values, **filled)
@@ -35,7 +54,7 @@ def takes_option_groups(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _options(group: type) -> list[inspect.Parameter]:
+def _options(group: type, renamed: dict[str, str]) -> list[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
     title = (group.__doc__ or "").splitlines()[0].rstrip(".")
     parameters = []
@@ -44,7 +63,10 @@ def _options(group: type) -> list[inspect.Parameter]:
         default = inspect.Parameter.empty if field.default is MISSING else field.default
         parameters.append(
             inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[field.name]
+                renamed.get(field.name, field.name),
+                inspect.Parameter.KEYWORD_ONLY,
+                default=default,
+                annotation=hints[field.name],
             )
         )
     return parameters

@@ -108,13 +108,24 @@ def _apply(ctx: typer.Context, layer: str, values: dict[str, Any]) -> None:
     ctx.default_map = {**layers.get("work", {}), **layers.get("config", {})}
 
 
+def _borrowed(sections: dict[str, Any], command: Any) -> dict[str, Any]:
+    """What other commands' sections say of the options that ``command`` has after them."""
+    found: dict[str, Any] = {}
+    for section, renamed in getattr(command, "borrows", {}).items():
+        own = {param.name for param in command.params}
+        values = {renamed.get(name, name): value for name, value in sections.get(section, {}).items()}
+        found |= {name: value for name, value in values.items() if name in own}
+    return found
+
+
 def _load_work(ctx: typer.Context, value: Path) -> Path:
     file = Workspace(value).settings
     if not ctx.resilient_parsing and file.is_file():
         values = _defaults(read_settings(file), ctx.find_root().command, "", file)
+        borrowed = _borrowed(values, ctx.command)
         for name in _command_path(ctx):
             values = values.get(name, {})
-        _apply(ctx, "work", values)
+        _apply(ctx, "work", borrowed | values)
     return value
 
 
