@@ -3,6 +3,7 @@
 import difflib
 import glob
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,12 +164,25 @@ def _builder(spec: str) -> Any:
             return load_dataset_builder("parquet", data_files={"train": [str(file) for file in downloads]})
         if any(path.glob("metadata.*")) or any(path.glob("*/metadata.*")):
             return load_dataset_builder("imagefolder", data_dir=spec)
-        return load_dataset_builder(spec)
+        own = f"{os.path.normpath(path.absolute())}/", f"{path.resolve()}/"
+        return _of_itself(load_dataset_builder(spec), spec, own)
     name, _, config = spec.partition(":")
     looks_local = path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") > 1
     if looks_local or glob.has_magic(spec) or path.suffix.lower() in BUILDERS:
         raise DataError(f"no file or folder matches {spec}; expected a file, a glob, a folder or a hub id")
-    return load_dataset_builder(name, config or None)
+    return _of_itself(load_dataset_builder(name, config or None), spec, (f"hf://datasets/{name}@",))
+
+
+def _of_itself(builder: Any, spec: str, own: tuple[str, ...]) -> Any:
+    """``builder``, refused where the data set's own README.md names files that are not the data set's."""
+    for files in (builder.config.data_files or {}).values():
+        for file in files:
+            plain = os.path.normpath(file) if file.startswith("/") else file
+            if not plain.startswith(own):
+                raise DataError(
+                    f"the README.md of {spec} names the file {file}, which is not the data set's own; refused"
+                )
+    return builder
 
 
 def choose_split(spec: str, splits: list[str], wanted: str | None, prefer: Sequence[str]) -> str:
