@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -76,7 +77,7 @@ def rehearsal_inputs(cached: ProbedCache, encoder: PairEncoder, model: str, pair
     )
 
 
-class _Clocked:
+class Clocked:
     """A stream of batches, maybe with the teacher's embeddings made on the spot; notes when the first one came."""
 
     def __init__(self, stream: BatchStream, encoder: PairEncoder | None) -> None:
@@ -84,6 +85,7 @@ class _Clocked:
         self.first = 0.0
 
     def from_step(self, step: int) -> Iterator[DistillBatch]:
+        """As the stream's."""
         start = time.perf_counter()
         for batch in self._stream.from_step(step):
             self.first = self.first or time.perf_counter() - start
@@ -131,11 +133,11 @@ def probe_training(
         while batch > FEW_PAIRS and batch > affordable:
             batch = max(FEW_PAIRS, batch // 2)
     taken = _take_steps(rehearsal.loop(batch), seconds, encoder, on_progress)
-    saved = Checkpoints(rehearsal.folder / "checkpoints", "never")
-    start = time.perf_counter()
-    saved.save(taken.prepared, 1, [])
-    save = time.perf_counter() - start
-    size = sum(file.stat().st_size for file in saved.folder.rglob("*") if file.is_file())
+    with TemporaryDirectory(dir=rehearsal.folder) as name:
+        start = time.perf_counter()
+        Checkpoints(Path(name) / "checkpoints", "never").save(taken.prepared, 1, [])
+        save = time.perf_counter() - start
+        size = sum(file.stat().st_size for file in Path(name).rglob("*") if file.is_file())
     student = sum(value.numel() * 4 for value in taken.prepared.clip.state_dict().values())
     steps = len(taken.stamps) - 1
     return TrainingProbe(measured(taken.stamps), taken.first, save, size, student, batch, steps)
@@ -152,7 +154,7 @@ def _take_steps(
     loop: TrainingLoop, seconds: float, encoder: PairEncoder | None, on_progress: Callable[[float], None]
 ) -> _Taken:
     prepared = loop.prepare_student()
-    stream = _Clocked(loop.stream(prepared), encoder)
+    stream = Clocked(loop.stream(prepared), encoder)
     stamps = [(time.perf_counter(), 0)]
     workers = loop.options.workers
     queued = 1 + 2 * (1 if workers is None else workers)  # batches that the loader has ready at the start

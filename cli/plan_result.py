@@ -258,7 +258,8 @@ def table(plan: Plan) -> list[str]:
     return [
         *align(rows),
         "",
-        f"training: {size.epochs} epochs of {size.steps:,} x {size.batch} pairs, {size.saves:,} checkpoints, mining "
+        f"training: {size.epochs} epochs of {size.steps:,} x {size.batch} pairs, {size.saves:,} checkpoint"
+        f"{'s' * (size.saves != 1)}, mining "
         f"{duration(size.mining)}",
         f"teacher in the loop: {plan.ratio:.1f} times as long as caching and training from the cache",
         f"disk: {size_text(plan.needed)} needed, {size_text(plan.free)} free: "
