@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from mmkd.cache.manifest import CacheManifest, CacheSettings, ShardRecord, write_manifest
+from mmkd.cache.manifest import CacheManifest, CacheSettings, ShardRecord, write_manifest, write_record
 from mmkd.cache.shard import shard_fields, write_shard
 from mmkd.cache.store import open_cache
 from mmkd.data import DataSource
@@ -43,6 +43,7 @@ def write_cache(folder: Path, rows: int) -> None:
         arrays["row_hash"] = np.stack([here, here // 2], axis=1).astype(np.uint64)
         digest.update(arrays["row_hash"].tobytes())
         records.append(write_shard(folder, index, settings, arrays, {}))
+        write_record(folder, index, settings, records[-1])
     write_manifest(folder, CacheManifest(settings, digest.hexdigest(), tuple(records)))
 
 

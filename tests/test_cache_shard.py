@@ -245,6 +245,15 @@ def test_manifest_survives_json_and_adds_up():
         (("settings", "teacher", "dim"), 0, "found dim 0"),
         (("settings", "teacher", "layers"), [1], "found layers"),
         (("settings", "teacher", "logit_scale"), "x", "found logit_scale 'x'"),
+        (
+            ("settings", "teacher", "logit_scale"),
+            10**400,
+            r"found logit_scale 10+\.\.\.0+; expected a number above 0",
+        ),
+        (("settings", "teacher", "logit_scale"), float("inf"), "found logit_scale inf"),
+        (("settings", "teacher", "layers"), [1, 1 << 70], "found layers"),
+        (("settings", "rows"), 12 * 16_385, "fill 16,385 shards of 12, and a cache has at most 16,384"),
+        (("schema",), True, "found format version True"),
         (("settings", "teacher"), {}, "in the teacher"),
     ],
 )
