@@ -101,6 +101,7 @@ class Plan:
         """As a JSON object."""
         return {
             "rows": self.settings.rows,
+            "batch": self.settings.batch_size,
             "views": self.settings.views,
             "captions": self.settings.captions,
             "distinct_captions": self.captions,
