@@ -73,8 +73,12 @@ def shard_fields(settings: CacheSettings, index: int) -> dict[str, Field]:
 
 
 def shard_bytes(settings: CacheSettings, index: int) -> int:
-    """About the size of shard ``index``: its data, each dataset padded to a page, and a page for each header."""
-    return sum(f.bytes + 2 * ALIGNMENT for f in shard_fields(settings, index).values()) + ALIGNMENT
+    """The size of shard ``index``'s file: a page for each object's header, and data that starts at a page."""
+    end = 0
+    for field in shard_fields(settings, index).values():
+        start = -(-end // ALIGNMENT) * ALIGNMENT + ALIGNMENT if end else 3 * ALIGNMENT
+        end = start + field.bytes
+    return end
 
 
 def hash_file(path: Path) -> str:
