@@ -128,10 +128,9 @@ def test_the_teacher_in_the_loop_gives_what_the_cache_holds(
     for side in ("teacher_image", "teacher_text"):
         one, other = getattr(cached, side), getattr(asked, side)
         assert (one - other).abs().max() < 2e-3 * one.abs().max()
-    for name in ("encode_pixels", "encode_tokens"):
-        monkeypatch.setattr(
-            PairEncoder, name, lambda self, given, own=getattr(PairEncoder, name): -own(self, given)
-        )
+    pixels, tokens = PairEncoder.encode_pixels, PairEncoder.encode_tokens
+    monkeypatch.setattr(PairEncoder, "encode_pixels", lambda self, given: -pixels(self, given))
+    monkeypatch.setattr(PairEncoder, "encode_tokens", lambda self, given: -tokens(self, given))
     turned = next(Clocked(stream, tiny_encoder).from_step(0))
     assert torch.equal(turned.teacher_image, -asked.teacher_image)
     assert torch.equal(turned.teacher_text, -asked.teacher_text)
