@@ -146,5 +146,5 @@ def _fail(message: str, code: int) -> int:
     who = f"mmkd (process {rank})" if rank else "mmkd"
     if message:
         # In one write: other processes of the same launch may be writing theirs.
-        sys.stderr.write(f"{who}: {printable(message)}\n")
+        sys.stderr.write(f"{who}: {printable(message, limit=2000)}\n")
     return code

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mmkd.cache.checks import shown
 from mmkd.cli.workspace import Workspace
 from mmkd.errors import ConfigError
 from mmkd.parse import read_yaml
@@ -39,7 +40,7 @@ def unknown_key(key: str, name: str, known: list[str], file: Path) -> ConfigErro
     """The error for a key that nothing reads: ``key`` in full, ``name`` its last part."""
     near = get_close_matches(name, known, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"expected one of: {', '.join(known)}"
-    return ConfigError(f"unknown key '{key}' in {file}; {hint}")
+    return ConfigError(f"unknown key {shown(key)} in {file}; {hint}")
 
 
 def _option_names(command: Any) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _as_typed(value: Any, param: Any, key: str, file: Path) -> Any:
     """The value as if it had been typed, so that one parser judges it wherever it came from."""
     if param.is_flag:
         if not isinstance(value, bool):
-            raise ConfigError(f"'{key}' in {file} is {value!r}; expected true or false")
+            raise ConfigError(f"'{key}' in {file} is {shown(value)}; expected true or false")
         return value
     if param.multiple:
         return [_scalar(item, key, file) for item in (value if isinstance(value, list) else [value])]
@@ -68,7 +69,7 @@ def _scalar(value: Any, key: str, file: Path) -> str:
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         return str(value)
     raise ConfigError(
-        f"'{key}' in {file} is read as {value!r}; expected a number or a text (quote it: \"no\")"
+        f"'{key}' in {file} is read as {shown(value)}; expected a number or a text (quote it: \"no\")"
     )
 
 
@@ -76,7 +77,7 @@ def _defaults(section: Any, command: Any, prefix: str, file: Path) -> dict[str, 
     """Check a section against its command, and all sections below; give it in click's own names."""
     if not isinstance(section, Mapping):
         where = f"'{prefix.rstrip('.')}' in {file}" if prefix else str(file)
-        raise ConfigError(f"{where} is {section!r}; expected option names and values")
+        raise ConfigError(f"{where} is {shown(section)}; expected option names and values")
     commands = getattr(command, "commands", None)
     options = _option_names(command)
     known = sorted(commands or options)

@@ -86,7 +86,9 @@ def in_child(target: str, actions: list[Callable[[], object]]) -> None:
     """As ``only_own_errors``, in a fork that may crash and may take ``MEMORY`` more bytes than it has."""
     reading, writing = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which the child never needs
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of forks beside threads, which the child never needs
         child = os.fork()
     if child == 0:
         code = 1
@@ -246,12 +248,12 @@ def fuzz(name: str, examples: int) -> None:
     settings(max_examples=examples, phases=phases, **options)(given(strategy())(check))()
 
 
-def main(seconds: float) -> int:
-    """Fuzz every target for its share of ``seconds``; 1 where a fault was found."""
+def main(seconds: float, names: list[str]) -> int:
+    """Fuzz each of the targets for its share of ``seconds``; 1 where a fault was found."""
     faults = 0
-    for name in TARGETS:
+    for name in names:
         began = time.monotonic()
-        while time.monotonic() - began < seconds / len(TARGETS):
+        while time.monotonic() - began < seconds / len(names):
             try:
                 fuzz(name, 100 if name in CHILDREN else 1000)
             except Exception:
@@ -269,4 +271,4 @@ def main(seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(os.environ.get("MMKD_FUZZ_SECONDS", "3600"))))
+    sys.exit(main(float(os.environ.get("MMKD_FUZZ_SECONDS", "3600")), sys.argv[1:] or [*TARGETS]))

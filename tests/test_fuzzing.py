@@ -20,12 +20,6 @@ def test_nothing_but_our_own_errors_comes_out(name):
     assert SEEN[f"{name} refused"] > before[f"{name} refused"]
 
 
-@pytest.mark.full
-@pytest.mark.parametrize("name", TARGETS)
-def test_more_of_the_same(name):
-    fuzz(name, 200 if name in EXAMPLES else 5000)
-
-
 def hang() -> None:
     time.sleep(5)
 
