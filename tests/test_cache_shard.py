@@ -56,7 +56,7 @@ def test_datasets_are_contiguous_and_page_aligned(tmp_path):
         assert all(file[name].id.get_offset() % ALIGNMENT == 0 for name in file)
         assert all(file[name].chunks is None for name in file)
     assert record.bytes == (tmp_path / record.name).stat().st_size
-    assert shard_bytes(SETTINGS, 0) - ALIGNMENT <= record.bytes <= shard_bytes(SETTINGS, 0)
+    assert shard_bytes(SETTINGS, 0) == record.bytes
 
 
 def test_bytes_depend_on_the_arrays_alone(tmp_path, monkeypatch):
