@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-teacher picture losses test torture fuzz distributed lint format types check wheel clean
+.PHONY: help demo demo-teacher picture losses test torture fuzz plan distributed lint format types check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -48,6 +48,9 @@ torture: $(VENV)/.installed  ## Kill trainings, turn bits over, then fuzz for an
 
 fuzz: $(VENV)/.installed  ## Feed manifests, recipes, losses, shards and images that are nearly right (an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzzing.py
+
+plan: $(VENV)/.installed  ## Hold what `mmkd plan` says to what then happens (about ten minutes)
+	OMP_NUM_THREADS=1 MMKD_FULL=1 $(BIN)/python -m pytest tests/test_plan.py
 
 distributed: $(VENV)/.installed  ## Run the distributed tests that CI leaves out too (about fifteen minutes)
 	OMP_NUM_THREADS=1 MMKD_FULL=1 $(BIN)/python -m pytest tests/test_distributed.py

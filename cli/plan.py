@@ -1,5 +1,6 @@
 """``mmkd plan``: hours and gigabytes, before anything long is started."""
 
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -107,8 +108,13 @@ def _plan(
 ) -> "Plan":
     from mmkd.cli.cache_teacher import open_caching
     from mmkd.cli.plan_result import make_plan
+    from mmkd.errors import ConfigError
     from mmkd.cli.train_options import RunOptions
 
+    if (launched := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ConfigError(
+            f"{launched} processes were launched, and a plan measures one; start `mmkd plan` by itself"
+        )
     encoder, pairs, settings = open_caching(*caching)
     options = RunOptions(workers=run.workers, save_every=run.save_every, keep=run.keep, compile=run.compile)
     return make_plan(
