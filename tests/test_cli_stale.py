@@ -73,6 +73,10 @@ CHANGES = {
     "shorter": (lambda f: save_rows(f, ORDER[:-1]), "holds 32 rows, but the data has 31"),
     "longer": (lambda f: save_rows(f, [*ORDER, 0]), "holds 32 rows, but the data has 33"),
     "no data": (lambda f: (f / "pairs.parquet").unlink(), "no file or folder matches .*pairs.parquet"),
+    "hash of the rows": (
+        lambda f: edit_json(f / "cache/manifest.json", lambda v: v.update(data_hash="0" * 32)),
+        "manifest.json says data_hash 00000000…, and the rows' own hashes give",
+    ),
     "manifest alone": (
         lambda f: edit_json(
             f / "cache/manifest.json", lambda v: v["settings"]["teacher"].update(logit_scale=1.0)
