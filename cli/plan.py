@@ -108,8 +108,8 @@ def _plan(
 ) -> "Plan":
     from mmkd.cli.cache_teacher import open_caching
     from mmkd.cli.plan_result import make_plan
-    from mmkd.errors import ConfigError
     from mmkd.cli.train_options import RunOptions
+    from mmkd.errors import ConfigError
 
     if (launched := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise ConfigError(
