@@ -44,7 +44,7 @@ from mmkd.images import BadImageError, decode_image
 from mmkd.objective import Objective, parse_terms
 from mmkd.parse import read_json
 
-HANG = 10  # seconds for one input
+HANG = 30  # seconds for one input
 MEMORY = 500 << 20  # bytes that one input may take
 SEEN: Counter[str] = Counter()
 """How often each outcome was seen: ``manifest refused``, ``manifest taken`` and so on."""
@@ -152,6 +152,7 @@ def fuzz_config(data: bytes) -> None:
     """A ``--config`` file, read and parsed as ``mmkd train`` does before it opens anything else."""
     file = scratch() / "config.yaml"
     file.write_bytes(data)
+    _train()  # imports the commands, which takes longer than any file
     only_own_errors("config", lambda: resolve_options(file))
 
 
@@ -159,6 +160,7 @@ def fuzz_config(data: bytes) -> None:
 def _train() -> Any:
     import typer
 
+    from mmkd import recipe  # noqa: F401
     from mmkd.cli.app import app
 
     return typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
