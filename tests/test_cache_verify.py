@@ -190,9 +190,12 @@ def test_a_shard_of_another_cache_is_refused_even_with_its_record(
     mended(copied_cache)
 
 
-def test_a_link_is_refused_unread(copied_cache):
+def test_a_link_is_refused_unread(copied_cache, mended):
     linked(copied_cache)
     assert "shard-00002.h5: is a link" in only(verify_cache(copied_cache))
+    (copied_cache / ".elsewhere.h5").rename(copied_cache.parent / "elsewhere.h5")
+    mended(copied_cache)
+    assert not (copied_cache / "shard-00002.h5").is_symlink()
 
 
 def test_structure_is_refused_before_anything_is_read(copied_cache, mended):
