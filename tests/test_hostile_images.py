@@ -192,14 +192,14 @@ def many_frames() -> bytes:
 
 BOMBS = {
     "PNG": (lambda: png(60_000, 60_000), "too many pixels"),
-    "packed PNG": (lambda: png(8_001, 8_000, rows=bytes(8_000 * (8_001 * 3 + 1))), "too many pixels"),
+    "packed PNG": (lambda: png(8_001, 8_000, colour=0, rows=bytes(8_000 * 8_002)), "too many pixels"),
     "GIF screen": (lambda: patched(PICTURES["GIF"], b"GIF8", 6, "<HH", 65_535, 65_535), "too many pixels"),
     "JPEG": (lambda: patched(PICTURES["JPEG"], b"\xff\xc0", 5, ">HH", 65_000, 65_000), "too many pixels"),
     "BMP": (lambda: patched(encode(picture(), "BMP"), b"BM", 18, "<ii", 60_000, 60_000), "too many pixels"),
     "PPM": (lambda: b"P6 60000 60000 255\n", "too many pixels"),
     "WEBP": (large_webp, "too many pixels"),
     "TIFF": (
-        lambda: encode(Image.new("1", (20_000, 20_000)), "TIFF", compression="group4"),
+        lambda: encode(Image.new("1", (8_001, 8_000)), "TIFF", compression="group4"),
         "too many pixels",
     ),
     "200 MB of texts": (lambda: texts(b"zTXt", b"\0\0", 200, 1_000_000), "damaged image"),
