@@ -10,6 +10,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 << 20  # of a file
 
+# What a damaged TIFF or PNG lacks is told once a tag; what counts is whether it can be decoded.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # A bomb is refused from its header; Pillow's own, larger limit then has nothing left to warn of.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 # Compressed texts in a PNG of 200 KB took 64 MB, Pillow's own limit.
