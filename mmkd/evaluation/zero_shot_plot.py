@@ -6,9 +6,10 @@ from mmkd.evaluation.plots import FAINT, INK
 from mmkd.evaluation.zero_shot_report import TOP_1
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from mmkd.evaluation.zero_shot_report import ZeroShotReport
+    from mmkd.evaluation.zero_shot_report import ModelScores, ZeroShotReport
 
 # Okabe and Ito's, without the yellow that vanishes on white; the markers differ too.
 COLOURS = ("#222222", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
@@ -29,28 +30,7 @@ def plot_scores(report: "ZeroShotReport") -> "Figure":
         middle = top - (len(names) - 1) / 2
         ticks.append((middle, f"{one.task.name}\n{len(one.labels):,} images"))
         for place, name in enumerate(names):
-            model = one.models[name]
-            score, at = model.scores[TOP_1], top - place
-            known = not score.at_chance and model.collapsed is None
-            colour = COLOURS[place % len(COLOURS)] if known else FAINT
-            style: dict[str, Any] = {
-                "fmt": MARKERS[place % len(MARKERS)],
-                "color": colour,
-                "markerfacecolor": colour if known else "white",
-                "capsize": 3,
-            }
-            spread = [[100 * (score.value - score.interval.low)], [100 * (score.interval.high - score.value)]]
-            axes.errorbar(100 * score.value, at, xerr=spread, label=name if row == 0 else None, **style)
-            words = "" if known else "  collapsed" if model.collapsed else "  at chance"
-            axes.annotate(
-                f"{100 * score.value:.1f}{words}",
-                (100 * score.interval.high, at),
-                xytext=(7, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
-                color=INK if known else "#777777",
-            )
+            _draw_score(axes, one.models[name], top - place, place, label=name if row == 0 else None)
         chance = 100 * one.models[names[0]].scores[TOP_1].chance
         axes.plot(
             [chance, chance],
@@ -74,3 +54,27 @@ def plot_scores(report: "ZeroShotReport") -> "Figure":
         handles, labels, loc="outside lower right", frameon=False, ncols=min(4, len(names)), fontsize=9
     )
     return figure
+
+
+def _draw_score(axes: "Axes", model: "ModelScores", at: float, place: int, *, label: str | None) -> None:
+    score = model.scores[TOP_1]
+    known = not score.at_chance and model.collapsed is None
+    colour = COLOURS[place % len(COLOURS)] if known else FAINT
+    style: dict[str, Any] = {
+        "fmt": MARKERS[place % len(MARKERS)],
+        "color": colour,
+        "markerfacecolor": colour if known else "white",
+        "capsize": 3,
+    }
+    spread = [[100 * (score.value - score.interval.low)], [100 * (score.interval.high - score.value)]]
+    axes.errorbar(100 * score.value, at, xerr=spread, label=label, **style)
+    words = "" if known else "  collapsed" if model.collapsed else "  at chance"
+    axes.annotate(
+        f"{100 * score.value:.1f}{words}",
+        (100 * score.interval.high, at),
+        xytext=(7, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8.5,
+        color=INK if known else "#777777",
+    )
