@@ -17,6 +17,7 @@ from mmkd.cli.cache_verify import cache_verify
 from mmkd.cli.console import printable, process_rank
 from mmkd.cli.demo import demo
 from mmkd.cli.eval_bias import bias
+from mmkd.cli.eval_probe import probe
 from mmkd.cli.eval_retrieval import retrieval
 from mmkd.cli.eval_zero_shot import zero_shot
 from mmkd.cli.export import export
@@ -78,6 +79,7 @@ app.command("plan", cls=PlanCommand)(plan)
 app.command("train", cls=SectionedCommand)(train)
 evaluate.command("zero-shot")(zero_shot)
 evaluate.command("retrieval")(retrieval)
+evaluate.command("probe")(probe)
 evaluate.command("bias")(bias)
 app.add_typer(evaluate, name="eval")
 app.command("export")(export)
