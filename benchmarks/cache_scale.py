@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from mmkd.cache.manifest import CacheManifest, CacheSettings, ShardRecord, write_manifest, write_record
+from mmkd.cache.manifest import CacheManifest, ShardRecord, write_manifest, write_record
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import shard_fields, write_shard
 from mmkd.cache.store import open_cache
 from mmkd.data import DataSource

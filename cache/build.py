@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, Unpack
@@ -11,16 +11,12 @@ import numpy as np
 import xxhash
 
 from mmkd.augment import DEFAULT_POLICY, NO_AUGMENTATION, Augmentation
+from mmkd.cache.embed import Teachers, listed
 from mmkd.cache.folder import finished_shard, refuse_foreign, refuse_other_cache
 from mmkd.cache.making import ShardMaker
-from mmkd.cache.manifest import (
-    CacheManifest,
-    CacheSettings,
-    ShardRecord,
-    count_masked,
-    record_path,
-    write_manifest,
-)
+from mmkd.cache.manifest import CacheManifest, ShardRecord, count_masked, record_path, write_manifest
+from mmkd.cache.origin import MAX_TEACHERS, teacher_differences
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import disk_errors, disk_full, free_bytes, map_shard, shard_bytes, shard_fields
 from mmkd.cache.tally import MAX_BAD, BuildProgress, Tally, judge_masked
 from mmkd.cache.writers import writing
@@ -88,7 +84,7 @@ class Choices(TypedDict, total=False):
 
 
 def cache_settings(
-    encoder: PairEncoder,
+    encoder: Teachers,
     pairs: PairDataset,
     *,
     shard_rows: int | None = None,
@@ -97,12 +93,14 @@ def cache_settings(
     augmentation: Augmentation = NO_AUGMENTATION,
     store_pixels: bool = False,
 ) -> CacheSettings:
-    """What a cache of ``pairs`` by ``encoder`` will say of itself.
+    """What a cache of ``pairs`` by ``encoder``, or by several, will say of itself.
 
     Raises:
-        ConfigError: a size is not positive, the views and their augmentation contradict each other, or pixels are
-            to be stored that no training could use.
+        ConfigError: a size is not positive, the views and their augmentation contradict each other, pixels are to be
+            stored that no training could use, or a teacher is named twice.
     """
+    encoders = listed(encoder)
+    _check_teachers(encoders, store_pixels=store_pixels)
     shard_rows = (PIXEL_SHARD_ROWS if store_pixels else SHARD_ROWS) if shard_rows is None else shard_rows
     for name, value in (("--shard-rows", shard_rows), ("--batch-size", batch_size), ("--views", views)):
         if value < 1:
@@ -113,18 +111,33 @@ def cache_settings(
             f"--store-pixels keeps the untouched images alone, and --views {views} shows others; leave one of them out"
         )
     return CacheSettings(
-        teacher=encoder.spec,
+        teacher=encoders[0].spec,
+        more_teachers=tuple(one.spec for one in encoders[1:]),
         sources=tuple(pairs.sources),
         limit=pairs.limit,
         rows=len(pairs),
         captions=pairs.max_captions,
-        dtype=str(encoder.model.dtype).removeprefix("torch."),
+        dtype=str(encoders[0].model.dtype).removeprefix("torch."),
         batch_size=batch_size,
         shard_rows=shard_rows,
         views=views,
         augmentation=augmentation,
-        pixels=pixel_side(encoder.image_processor) if store_pixels else None,
+        pixels=pixel_side(encoders[0].image_processor) if store_pixels else None,
     )
+
+
+def _check_teachers(encoders: Sequence[PairEncoder], *, store_pixels: bool) -> None:
+    specs = [one.spec for one in encoders]
+    for number, spec in enumerate(specs):
+        if any(not teacher_differences(spec, other) for other in specs[:number]):
+            raise ConfigError(f"--teacher {spec.model} is the same as another one of them; name it once")
+    if len(specs) > MAX_TEACHERS:
+        raise ConfigError(f"found {len(specs)} teachers; expected at most {MAX_TEACHERS}")
+    if store_pixels and len({spec.preprocess_hash for spec in specs}) > 1:
+        raise ConfigError(
+            "--store-pixels keeps one picture of each image, and these teachers prepare images differently; leave it "
+            "out, or make a cache for each"
+        )
 
 
 def check_views(views: int, augmentation: Augmentation) -> None:
@@ -172,7 +185,7 @@ def plan_build(
 
 
 def run_build(
-    encoder: PairEncoder,
+    encoder: Teachers,
     pairs: PairDataset,
     plan: BuildPlan,
     *,
@@ -206,7 +219,7 @@ def run_build(
 
 
 def build_cache(
-    encoder: PairEncoder,
+    encoder: Teachers,
     pairs: PairDataset,
     out: Path,
     *,

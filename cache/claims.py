@@ -11,13 +11,13 @@ from typing import Any
 from mmkd.cache.manifest import (
     MANIFEST,
     CacheManifest,
-    CacheSettings,
     ShardRecord,
     read_manifest,
     read_record,
     record_path,
     shard_name,
 )
+from mmkd.cache.settings import CacheSettings
 from mmkd.errors import CacheError
 
 _RECORD = re.compile(r"shard-(\d{5,9})\.json")

@@ -1,7 +1,7 @@
 """What a shard holds against what the format says of it, block by block."""
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +76,10 @@ def _release(array: NDArray[Any]) -> None:
 
 
 def check_contents(
-    arrays: Mapping[str, NDArray[Any]], first_row: int, indices: Mapping[str, VectorIndex]
+    arrays: Mapping[str, NDArray[Any]],
+    first_row: int,
+    indices: Mapping[str, VectorIndex],
+    parts: Sequence[slice] = (slice(None),),
 ) -> Contents:
     """Look at every number of a shard.
 
@@ -84,6 +87,7 @@ def check_contents(
         arrays: the shard's datasets; a cache of one side has no arrays of the other.
         first_row: the cache's row that the shard starts with.
         indices: for ``image`` and ``text``, where vectors without fault are counted.
+        parts: where each teacher's vectors stand within D; each is a unit vector of its own.
     """
     found = Contents()
     vectors = {name: array for name, array in arrays.items() if name != "pixels"}
@@ -94,7 +98,7 @@ def check_contents(
         found.add("flags", block["valid"] > 1, rows)
         if "image" in block:
             wanted = np.repeat(valid[:, None], block["image"].shape[1], axis=1)
-            good = _check_side(found, "image", block, wanted, rows)
+            good = _check_side(found, "image", block, wanted, rows, parts)
             good[:, 1:] = False  # augmented views are each their own picture
             _index(indices["image"], block["image"], good, block["row_hash"][:, 0], rows)
             if wanted.shape[1] > 1:
@@ -105,7 +109,7 @@ def check_contents(
             wrong = (captions < valid) | (captions > valid * room)
             found.add("captions", np.asarray(wrong), rows)
             wanted = valid[:, None] & (np.arange(room) < captions[:, None])
-            good = _check_side(found, "text", block, wanted, rows)
+            good = _check_side(found, "text", block, wanted, rows, parts)
             _index(indices["text"], block["text"], good, block["row_hash"][:, 1], rows)
         if "pixels" in arrays:  # their bytes are hashed; only zeros can be told from what else they might be
             shown = [not valid[row] and arrays["pixels"][start + row].any() for row in range(len(valid))]
@@ -126,22 +130,30 @@ def vector_norms(vectors: NDArray[np.float16]) -> NDArray[np.float32]:
 
 
 def _check_side(
-    found: Contents, side: str, block: Mapping[str, NDArray[Any]], wanted: NDArray[np.bool_], rows: int
+    found: Contents,
+    side: str,
+    block: Mapping[str, NDArray[Any]],
+    wanted: NDArray[np.bool_],
+    rows: int,
+    parts: Sequence[slice],
 ) -> NDArray[np.bool_]:
     """Note the faults of vectors (B, N, D); True (B, N) where there is a vector without fault."""
-    vectors, lengths = block[side], block[f"{side}_norm"]
-    norms = vector_norms(vectors)
+    every = [vector_norms(np.ascontiguousarray(block[side][..., part])) for part in parts]
+    norms = np.stack(every, axis=2)  # (B, N, T)
+    lengths = block[f"{side}_norm"].reshape(norms.shape)
+    dims = np.array([len(range(*part.indices(block[side].shape[-1]))) for part in parts])
+    wanted = wanted[:, :, None]
     finite: NDArray[np.bool_] = np.isfinite(norms)
     zero: NDArray[np.bool_] = norms == 0
     # Each component is rounded by at most 2^-11 of itself, or 2^-25 where it is subnormal.
-    tolerance = 2.0**-11 + 2.0**-24 * vectors.shape[-1] ** 0.5
+    tolerance = 2.0**-11 + 2.0**-24 * dims**0.5
     wrong_norm: NDArray[np.bool_] = finite & ~zero & ~(np.abs(norms - 1) <= tolerance)
-    found.add(f"{side} not finite", np.any(wanted & ~finite, axis=1), rows)
-    found.add(f"{side} zero", np.any(wanted & zero, axis=1), rows)
-    found.add(f"{side} norm", np.any(wanted & wrong_norm, axis=1), rows)
-    found.add(f"{side} length", np.any(wanted & ~(np.isfinite(lengths) & (lengths > 0)), axis=1), rows)
-    found.add(f"{side} masked", np.any(~wanted & (~zero | (lengths != 0)), axis=1), rows)
-    good: NDArray[np.bool_] = wanted & finite & ~zero & ~wrong_norm
+    found.add(f"{side} not finite", np.any(wanted & ~finite, axis=(1, 2)), rows)
+    found.add(f"{side} zero", np.any(wanted & zero, axis=(1, 2)), rows)
+    found.add(f"{side} norm", np.any(wanted & wrong_norm, axis=(1, 2)), rows)
+    found.add(f"{side} length", np.any(wanted & ~(np.isfinite(lengths) & (lengths > 0)), axis=(1, 2)), rows)
+    found.add(f"{side} masked", np.any(~wanted & (~zero | (lengths != 0)), axis=(1, 2)), rows)
+    good: NDArray[np.bool_] = (wanted & finite & ~zero & ~wrong_norm).all(axis=2)
     return good
 
 

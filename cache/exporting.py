@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.cache.manifest import PAIRS
-from mmkd.cache.shard import Arrays
 from mmkd.cache.store import CacheStore
 from mmkd.cache.vector_source import FOLDERS, KEPT, NORMS
 from mmkd.data import PairDataset
@@ -29,7 +28,7 @@ def export_cache(
     it is the untouched image's. ``key`` is the row's number in the cache, unless the cache was imported with keys.
 
     Args:
-        store: the cache.
+        store: the cache, and which of its teachers is read.
         pairs: what it was made from, for the captions; ``None``: it has none.
         out: a folder that is not there yet, or empty.
         on_progress: called with the number of the cache's rows done.
@@ -52,7 +51,7 @@ def export_cache(
         for index in range(settings.shards):
             rows = settings.shard_range(index)
             arrays = store.shard(index)
-            part = _part(arrays, rows, pairs, kept)
+            part = _part(store, arrays, rows, pairs, kept)
             number = f"{index:0{digits}d}"
             for side in store.sides:
                 name = FOLDERS[side]
@@ -64,7 +63,11 @@ def export_cache(
 
 
 def _part(
-    arrays: Arrays, rows: range, pairs: PairDataset | None, kept: dict[str, list[str | None]]
+    store: CacheStore,
+    arrays: dict[str, NDArray[Any]],
+    rows: range,
+    pairs: PairDataset | None,
+    kept: dict[str, list[str | None]],
 ) -> dict[str, Any]:
     """The columns of one part: vectors by clip-retrieval's names, and the metadata."""
     good = np.flatnonzero(arrays["valid"])
@@ -85,8 +88,9 @@ def _part(
     part: dict[str, Any] = {}
     for side, place in (("image", np.zeros_like(here)), ("text", np.array(which, dtype=np.int64))):
         if side in arrays:
-            part[FOLDERS[side]] = np.ascontiguousarray(arrays[side][here, place])
-            part[NORMS[side]] = arrays[NORMS[side]][here, place]
+            units, lengths = store.vectors(arrays, side, (here, place))
+            part[FOLDERS[side]] = np.ascontiguousarray(units, np.float16)
+            part[NORMS[side]] = lengths
     part["key"] = [str(rows[row]) for row in inside]
     part |= {name: [values[rows[row]] for row in inside] for name, values in kept.items()}
     if any(caption is not None for caption in captions):

@@ -3,13 +3,8 @@
 import re
 from pathlib import Path
 
-from mmkd.cache.manifest import (
-    MANIFEST,
-    CacheSettings,
-    ShardRecord,
-    read_manifest,
-    read_record,
-)
+from mmkd.cache.manifest import MANIFEST, ShardRecord, read_manifest, read_record
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import check_file
 from mmkd.errors import CacheError, StaleCacheError
 

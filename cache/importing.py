@@ -15,7 +15,6 @@ from mmkd.cache.folder import finished_shard, refuse_foreign, refuse_other_cache
 from mmkd.cache.manifest import (
     PAIRS,
     CacheManifest,
-    CacheSettings,
     ShardRecord,
     count_masked,
     record_path,
@@ -23,6 +22,7 @@ from mmkd.cache.manifest import (
     write_record,
 )
 from mmkd.cache.origin import SIDES, Imported
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import (
     disk_errors,
     disk_full,

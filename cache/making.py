@@ -7,7 +7,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from mmkd.cache.embed import Prepared, embed_shard, prefetch, prepare
+from mmkd.cache.embed import Prepared, Teachers, embed_shard, prefetch, prepare
 from mmkd.cache.folder import finished_shard
 from mmkd.cache.locks import Lock
 from mmkd.cache.manifest import ShardRecord, record_path, write_record
@@ -15,7 +15,6 @@ from mmkd.cache.shard import disk_errors, shard_bytes, write_shard
 from mmkd.cache.tally import Tally
 from mmkd.cache.writers import take_shard
 from mmkd.data import PairDataset
-from mmkd.encoders import PairEncoder
 
 if TYPE_CHECKING:
     from mmkd.cache.build import BuildPlan
@@ -27,7 +26,7 @@ class ShardMaker:
     """Makes those shards of a cache that no other process is making.
 
     Args:
-        encoder: the teacher.
+        encoder: the teacher, or several.
         pairs: the data.
         plan: what there is to do.
         tally: counts what comes of this process's own shards.
@@ -38,7 +37,7 @@ class ShardMaker:
     """
 
     def __init__(
-        self, encoder: PairEncoder, pairs: PairDataset, plan: "BuildPlan", tally: Tally, workers: int
+        self, encoder: Teachers, pairs: PairDataset, plan: "BuildPlan", tally: Tally, workers: int
     ) -> None:
         self.records: dict[int, ShardRecord] = dict(plan.done)
         self._encoder, self._folder, self._settings = encoder, plan.folder, plan.settings

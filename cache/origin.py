@@ -1,13 +1,18 @@
 """What made a cache's vectors: a teacher, run by mmkd or by others."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from mmkd.cache.checks import expect_keys, hash_text, number, positive, shown, text
 from mmkd.embeddings import TeacherSpec, unknown_teacher
-from mmkd.errors import CacheError
+from mmkd.errors import CacheError, ConfigError
 
 SIDES = ("image", "text")
+MAX_TEACHERS = 16
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,64 @@ def teacher_differences(found: TeacherSpec, wanted: TeacherSpec) -> list[str]:
         for name in ("dim", "layers")
         if getattr(found, name) != getattr(wanted, name)
     ]
+
+
+def teachers_differences(found: Sequence[TeacherSpec], wanted: Sequence[TeacherSpec]) -> list[str]:
+    """What sets the teachers of two caches apart, in words; their order counts."""
+    if len(found) != len(wanted):
+        return [f"{len(found)} teachers (here {len(wanted)})"]
+    if len(found) == 1:
+        return teacher_differences(found[0], wanted[0])
+    return [
+        f"teacher {number}'s {change}"
+        for number, (one, other) in enumerate(zip(found, wanted, strict=True), start=1)
+        for change in teacher_differences(one, other)
+    ]
+
+
+def joined(teachers: Sequence[TeacherSpec]) -> TeacherSpec:
+    """Several teachers as the one that their vectors, side by side, are of."""
+    if len(teachers) == 1:
+        return teachers[0]
+    hashes = (
+        xxhash.xxh3_128_hexdigest(" ".join(getattr(one, name) for one in teachers))
+        for name in ("weights_hash", "preprocess_hash", "tokenizer_hash")
+    )
+    model = " + ".join(one.model for one in teachers)
+    return TeacherSpec(model, None, *hashes, sum(one.dim for one in teachers), None, None)
+
+
+def pick_teacher(teachers: Sequence[TeacherSpec], name: str) -> int:
+    """Which of a cache's teachers is meant, from 0: by its number from 1, its model, or the last part of that.
+
+    Raises:
+        ConfigError: none is, or several are.
+    """
+    numbers = {str(number): number - 1 for number in range(1, len(teachers) + 1)}
+    if name in numbers:
+        return numbers[name]
+    found = [place for place, one in enumerate(teachers) if name in {one.model, Path(one.model).name}]
+    if len(found) != 1:
+        known = ", ".join(f"{number} = {one.model}" for number, one in enumerate(teachers, start=1))
+        raise ConfigError(
+            f"--pick-teacher {name} names {'several' if found else 'none'} of the cache's teachers; expected a number "
+            f"or a name: {known}"
+        )
+    return found[0]
+
+
+def teachers_from_json(value: dict[str, Any], *, imported: bool) -> tuple[TeacherSpec, ...]:
+    """The teachers of settings that ``CacheSettings.to_json`` wrote: of one ``teacher``, of several ``teachers``.
+
+    Raises:
+        CacheError: anything is missing, unknown, or of the wrong type.
+    """
+    if "teachers" not in value:
+        return (teacher_from_json(value["teacher"], may_be_unknown=imported),)
+    found = value["teachers"]
+    if not isinstance(found, list) or not 2 <= len(found) <= MAX_TEACHERS or imported:
+        raise CacheError(f"found teachers {shown(found)}; expected 2 to {MAX_TEACHERS}, and no import")
+    return tuple(teacher_from_json(one, may_be_unknown=False) for one in found)
 
 
 def teacher_from_json(value: Any, *, may_be_unknown: bool) -> TeacherSpec:

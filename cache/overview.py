@@ -162,11 +162,12 @@ def _search(
     reader: RowReader, rows: NDArray[np.int64], count: int, on_progress: Callable[[int], None]
 ) -> list[Neighbourhood]:
     values = [reader[row] for row in rows.tolist()]
-    sides = reader.settings.sides
+    settings, sides = reader.settings, reader.settings.sides
     searches: dict[tuple[str, str], _Nearest] = {}
     for source, target in KINDS:
         if source in sides and target in sides:
-            queries = np.stack([one[source][0].astype(np.float32) for one in values])
+            # Of several teachers the cosine is the mean of theirs: all vectors have the length of √T.
+            queries = np.stack([one[source][0].astype(np.float32) for one in values]) / len(settings.teachers)
             own = np.array([one["row_hash"][_HASH[target]] for one in values])
             searches[source, target] = _Nearest(queries, own if source == target else None, count)
     for start, arrays in reader.shards():

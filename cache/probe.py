@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.cache.build import build_cache
-from mmkd.cache.manifest import CacheSettings
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import shard_bytes, shard_fields, write_shard
 from mmkd.cache.store import CacheStore, open_cache
 from mmkd.cache.tally import BuildProgress

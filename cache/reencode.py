@@ -1,6 +1,6 @@
 """Are the vectors of a cache what its teacher gives today? A few random rows are embedded again."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmkd.cache.embed import Prepared, prepare
-from mmkd.cache.origin import teacher_differences
+from mmkd.cache.embed import Prepared, Teachers, listed, prepare
+from mmkd.cache.origin import teachers_differences
 from mmkd.cache.rows import RowReader
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.verify import Finding
 from mmkd.data import PairDataset
 from mmkd.embeddings import TeacherSpec
-from mmkd.encoders import PairEncoder
 from mmkd.errors import StaleCacheError
 
 LEAST_COSINE = 0.999
@@ -46,7 +46,7 @@ class Reencoded:
 
 def reencode(
     reader: RowReader,
-    encoder: PairEncoder,
+    encoder: Teachers,
     pairs: PairDataset,
     *,
     rows: int,
@@ -57,7 +57,7 @@ def reencode(
 
     Args:
         reader: of a whole cache.
-        encoder: its teacher, in the precision that the cache was made with.
+        encoder: its teacher, or all of them, in the precision that the cache was made with.
         pairs: its data, of as many rows.
         rows: how many to take; all where there are fewer.
         seed: of the choice.
@@ -71,8 +71,9 @@ def reencode(
             f"the cache holds {len(reader):,} rows, but the data has {len(pairs):,}; pass the --data that it was "
             "made from"
         )
-    teacher = list(_teacher_findings(reader.settings.teacher, encoder.spec))
-    if encoder.spec.dim != reader.settings.teacher.dim:
+    settings, now = reader.settings, [one.spec for one in listed(encoder)]
+    teacher = list(_teacher_findings(settings.teachers, now))
+    if [one.dim for one in now] != [one.dim for one in settings.teachers]:
         return Reencoded(0, 0, None, "", teacher)
     chosen = reader.sample(rows, np.random.default_rng(seed))
     wrong: dict[str, list[int]] = {"data": [], "masked": [], "cosine": [], "pixels": []}
@@ -85,9 +86,10 @@ def reencode(
             reader, encoder, pairs, chosen[first : first + step].tolist(), wrong
         ):
             values = [
-                (value, f"{side} {number}" if side == "caption" else f"view {number}")
+                (value, f"{side} {number}{_of(which, settings)}")
                 for side, units in fresh.items()
-                for number, value in enumerate(_cosines(units, stored[side]))
+                for which, part in enumerate(settings.parts)
+                for number, value in enumerate(_cosines(units[:, part], stored[side][:, part]))
             ]
             if any(not value >= LEAST_COSINE for value, _ in values):  # NaN, too
                 wrong["cosine"].append(row)
@@ -99,8 +101,12 @@ def reencode(
     return Reencoded(len(chosen), vectors, lowest[0] if vectors else None, lowest[1], found)
 
 
-def _teacher_findings(made_by: TeacherSpec, now: TeacherSpec) -> Iterator[Finding]:
-    if changed := teacher_differences(made_by, now):
+def _of(teacher: int, settings: CacheSettings) -> str:
+    return f" by teacher {teacher + 1}" if len(settings.teachers) > 1 else ""
+
+
+def _teacher_findings(made_by: Sequence[TeacherSpec], now: Sequence[TeacherSpec]) -> Iterator[Finding]:
+    if changed := teachers_differences(made_by, now):
         found = f"has other {', '.join(changed).replace('(here', '(now')}"
         yield Finding(
             "reencode teacher", "teacher", found, "the one that made the cache", "pass the right --teacher"
@@ -108,7 +114,7 @@ def _teacher_findings(made_by: TeacherSpec, now: TeacherSpec) -> Iterator[Findin
 
 
 def _embed(
-    reader: RowReader, encoder: PairEncoder, pairs: PairDataset, rows: list[int], wrong: dict[str, list[int]]
+    reader: RowReader, encoder: Teachers, pairs: PairDataset, rows: list[int], wrong: dict[str, list[int]]
 ) -> Iterator[tuple[int, dict[str, NDArray[Any]], dict[str, NDArray[Any]]]]:
     """Rows with their stored and their fresh vectors, views (V, D) and captions (C, D); others go to ``wrong``."""
     settings = reader.settings
@@ -126,14 +132,24 @@ def _embed(
                 wrong["pixels"].append(row)
     if not good:
         return
+    encoders = listed(encoder)
     views = [
-        encoder.encode_pixels(torch.cat([fresh.pixels[view] for _, fresh, _ in good])).numpy()
+        np.concatenate(
+            [
+                one.encode_pixels(torch.cat([fresh.pixels[view][number] for _, fresh, _ in good])).numpy()
+                for number, one in enumerate(encoders)
+            ],
+            axis=1,
+        )
         for view in range(settings.views)
     ]
     texts = [text for _, fresh, _ in good for text in fresh.captions[0]]
     step = settings.batch_size
     captions = np.concatenate(
-        [encoder.encode_texts(texts[at : at + step]).numpy() for at in range(0, len(texts), step)]
+        [
+            np.concatenate([one.encode_texts(texts[at : at + step]).numpy() for one in encoders], axis=1)
+            for at in range(0, len(texts), step)
+        ]
     )
     start = 0
     for place, (row, fresh, known) in enumerate(good):

@@ -8,26 +8,26 @@ import xxhash
 
 from mmkd.cache.build import plan_build, run_build
 from mmkd.cache.claims import shard_index, stray_files
+from mmkd.cache.embed import Teachers, listed
 from mmkd.cache.folder import finished_shard
 from mmkd.cache.manifest import (
     MANIFEST,
     CacheManifest,
-    CacheSettings,
     read_manifest,
     shard_name,
     write_manifest,
     write_record,
 )
-from mmkd.cache.origin import teacher_differences
+from mmkd.cache.origin import teachers_differences
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import disk_errors, map_shard, shard_fields
 from mmkd.cache.tally import BuildProgress
 from mmkd.cache.verify import VerifyReport, import_again
 from mmkd.cache.writers import writing
 from mmkd.data import PairDataset, row_hash
-from mmkd.encoders import PairEncoder
 from mmkd.errors import CacheError, MmkdError, StaleCacheError
 
-Load = Callable[[CacheSettings], tuple[PairEncoder, PairDataset]]
+Load = Callable[[CacheSettings], tuple[Teachers, PairDataset]]
 
 
 def repair_cache(
@@ -117,11 +117,11 @@ def _read(folder: Path) -> CacheManifest | None:
 
 
 def _expect_same(
-    report: VerifyReport, settings: CacheSettings, encoder: PairEncoder, pairs: PairDataset
+    report: VerifyReport, settings: CacheSettings, encoder: Teachers, pairs: PairDataset
 ) -> None:
     """Refuse to mend with another teacher or other data than made the cache."""
     folder = report.folder
-    if changed := teacher_differences(settings.teacher, encoder.spec):
+    if changed := teachers_differences(settings.teachers, [one.spec for one in listed(encoder)]):
         raise StaleCacheError(
             f"{folder} was made by a teacher with {', '.join(changed).replace('(here', '(now')}, so its shards cannot "
             "be made again by this one; pass the right --teacher"

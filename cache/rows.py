@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd.cache.manifest import CacheSettings, ShardRecord
+from mmkd.cache.manifest import ShardRecord
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import map_shard, shard_fields
 
 

@@ -16,8 +16,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from mmkd.cache.manifest import CacheSettings, ShardRecord, shard_name
+from mmkd.cache.manifest import ShardRecord, shard_name
 from mmkd.cache.origin import SIDES
+from mmkd.cache.settings import CacheSettings
 from mmkd.errors import CacheError
 from mmkd.files import atomic_file
 
@@ -47,13 +48,15 @@ def fields(
     dim: int,
     sides: tuple[str, ...] = SIDES,
     pixels: int | None = None,
+    teachers: int = 1,
 ) -> dict[str, Field]:
     """The datasets of a shard of ``rows`` rows, format version 1; none of a side that there are no vectors of."""
+    each = (teachers,) if teachers > 1 else ()  # of several teachers each vector has a length
     found = {
         "image": Field(np.dtype("<f2"), (rows, views, dim)),
-        "image_norm": Field(np.dtype("<f4"), (rows, views)),
+        "image_norm": Field(np.dtype("<f4"), (rows, views, *each)),
         "text": Field(np.dtype("<f2"), (rows, captions, dim)),
-        "text_norm": Field(np.dtype("<f4"), (rows, captions)),
+        "text_norm": Field(np.dtype("<f4"), (rows, captions, *each)),
         "valid": Field(np.dtype("u1"), (rows,)),
         "captions": Field(np.dtype("<u2"), (rows,)),
         "row_hash": Field(np.dtype("<u8"), (rows, 2)),
@@ -68,7 +71,13 @@ def shard_fields(settings: CacheSettings, index: int) -> dict[str, Field]:
     """The datasets of shard ``index``."""
     rows = len(settings.shard_range(index))
     return fields(
-        rows, settings.views, settings.captions, settings.teacher.dim, settings.sides, settings.pixels
+        rows,
+        settings.views,
+        settings.captions,
+        settings.dim,
+        settings.sides,
+        settings.pixels,
+        len(settings.teachers),
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmkd.augment import Augmentation
 from mmkd.cache.manifest import MANIFEST, PAIRS, CacheManifest, read_manifest, read_record, record_path
-from mmkd.cache.origin import SIDES, teacher_differences
+from mmkd.cache.origin import SIDES, joined, pick_teacher, teacher_differences
 from mmkd.cache.shard import check_file, check_pairs, map_shard, shard_fields
 from mmkd.data import DataSource, PairDataset, open_pairs, row_hash
 from mmkd.embeddings import Embeddings, TeacherSpec
@@ -27,28 +27,42 @@ class CacheStore:
     Attributes:
         folder: where it is.
         manifest: what it says of itself.
+        picked: the one of several teachers, from 0, whose embeddings are read; None: all of them, side by side.
     """
 
-    def __init__(self, folder: Path, manifest: CacheManifest) -> None:
+    def __init__(self, folder: Path, manifest: CacheManifest, picked: int | None = None) -> None:
         self.folder = folder
         self.manifest = manifest
+        self.picked = picked if len(manifest.settings.teachers) > 1 else None
         self._maps: dict[int, dict[str, NDArray[Any]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "manifest": self.manifest, "_maps": {}}
+        return {"folder": self.folder, "manifest": self.manifest, "picked": self.picked, "_maps": {}}
 
     def __len__(self) -> int:
         return self.manifest.rows
 
     @property
     def spec(self) -> TeacherSpec:
-        """The teacher that made the embeddings."""
-        return self.manifest.teacher
+        """What made the embeddings that are read: a teacher, or several as one."""
+        return joined(self.teachers)
+
+    @property
+    def teachers(self) -> tuple[TeacherSpec, ...]:
+        """The teachers whose embeddings are read."""
+        every = self.manifest.settings.teachers
+        return every if self.picked is None else (every[self.picked],)
+
+    @property
+    def lead(self) -> TeacherSpec:
+        """The teacher that a student is made of: the one that is read, or the first of several."""
+        return self.teachers[0]
 
     @cached_property
     def key(self) -> str:
-        """xxh3_128 of the manifest, which holds the hash of every shard."""
+        """xxh3_128 of the manifest, which holds the hash of every shard, and of the teacher that was picked."""
         text = json.dumps(self.manifest.to_json(), sort_keys=True, ensure_ascii=False)
+        text += "" if self.picked is None else f" {self.picked}"
         return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
     # What has R entries is read anew each time and kept nowhere, so that memory does not grow with the rows.
@@ -176,8 +190,33 @@ class CacheStore:
         for arrays, here, inside in self._by_shard(rows):
             for side in self.sides:
                 chosen = inside, (seen if side == "image" else which)[here]
-                vectors[side][here] = arrays[side][chosen] * arrays[f"{side}_norm"][chosen][:, None]
+                units, norms = self.vectors(arrays, side, chosen)
+                vectors[side][here] = units * norms[:, None]
         return Embeddings(*(torch.from_numpy(vectors[side]) for side in SIDES))
+
+    def vectors(
+        self, arrays: dict[str, NDArray[Any]], side: str, chosen: tuple[NDArray[np.int64], NDArray[np.int64]]
+    ) -> tuple[NDArray[np.floating], NDArray[np.float32]]:
+        """Unit vectors (B, D) of a shard's ``side`` and the lengths (B,) that they had.
+
+        Those of several teachers stand side by side, scaled to unit length, so that a cosine is the mean of the
+        teachers' cosines; their length is the root mean square of the teachers'.
+
+        Source: MobileCLIP, arXiv 2311.17049, section 3.2, stores an ensemble's embeddings side by side.
+
+        Args:
+            arrays: of ``shard``.
+            side: ``image`` or ``text``.
+            chosen: int64 (B,) each: rows of the shard, and their views or captions.
+        """
+        units, norms, settings = arrays[side], arrays[f"{side}_norm"], self.manifest.settings
+        teachers = len(settings.teachers)
+        if teachers == 1:
+            return units[chosen], norms[chosen]
+        if self.picked is not None:
+            return units[(*chosen, settings.parts[self.picked])], norms[(*chosen, self.picked)]
+        lengths = np.sqrt(np.square(norms[chosen]).mean(axis=1))
+        return units[chosen].astype(np.float32) / np.float32(teachers**0.5), lengths
 
     def verify(self) -> None:
         """Hold every shard's bytes against the manifest and its structure against the format, then the manifest.
@@ -252,40 +291,46 @@ class CacheStore:
         return found
 
 
-def open_cache(path: str | Path, *, verify: bool = True) -> CacheStore:
+def open_cache(path: str | Path, *, verify: bool = True, teacher: str | None = None) -> CacheStore:
     """Open a finished cache.
 
     Args:
         path: the cache's folder.
         verify: hash every shard against the manifest first (as fast as the disk reads); without it a shard's
             size and structure are checked when it is first read.
+        teacher: the one of several teachers whose embeddings are read, by number from 1 or by name; None: all of
+            them, side by side.
 
     Raises:
+        ConfigError: there is no such teacher.
         CacheError: there is no finished cache, it is damaged, or it cannot be trusted.
     """
     folder = Path(path)
-    store = CacheStore(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    picked = None if teacher is None else pick_teacher(manifest.settings.teachers, teacher)
+    store = CacheStore(folder, manifest, picked)
     if verify:
         store.verify()
     return store
 
 
 def check_teacher(store: CacheStore, spec: TeacherSpec) -> None:
-    """Hold the teacher that made a cache against another.
+    """Hold the teacher that made a cache, or leads those that did, against another.
 
     Where it is not known what made the cache, only the width is held against the other's.
 
     Raises:
         StaleCacheError: their weights, preprocessing, tokenizer or sizes differ.
     """
-    if not store.spec.known and store.spec.dim == spec.dim:
+    lead = store.lead
+    if not lead.known and lead.dim == spec.dim:
         return
-    changed = teacher_differences(store.spec, spec)
+    changed = teacher_differences(lead, spec)
     if not changed:
         return
-    same = store.spec.model == spec.model
+    same = lead.model == spec.model
     raise StaleCacheError(
-        f"{store.folder} was made by {store.spec.model} with {', '.join(changed).replace('(here', '(now')}"
+        f"{store.folder} was made by {lead.model} with {', '.join(changed).replace('(here', '(now')}"
         + ("" if same else f", but this run asks for {spec.model}")
         + "; make it again with `mmkd cache-teacher --out NEW`, or pass "
         + ("--revision" if same and spec.revision else "--cache")

@@ -12,15 +12,8 @@ from numpy.typing import NDArray
 from mmkd.cache.claims import Claims, first_difference, read_claims, shard_index, stray_files
 from mmkd.cache.contents import check_contents
 from mmkd.cache.duplicates import Duplicates, VectorIndex
-from mmkd.cache.manifest import (
-    MANIFEST,
-    PAIRS,
-    CacheSettings,
-    ShardRecord,
-    count_masked,
-    record_path,
-    shard_name,
-)
+from mmkd.cache.manifest import MANIFEST, PAIRS, ShardRecord, count_masked, record_path, shard_name
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import hash_file, map_shard, shard_fields
 from mmkd.errors import CacheError
 
@@ -291,7 +284,9 @@ class _Reader:
         self, index: int, record: ShardRecord, arrays: dict[str, NDArray[Any]]
     ) -> Iterator[Finding]:
         advice = self.advice
-        found = check_contents(arrays, self.settings.shard_range(index).start, self.indices)
+        found = check_contents(
+            arrays, self.settings.shard_range(index).start, self.indices, self.settings.parts
+        )
         self.same_views += found.same_views
         for kind, rows, what, expected in found.faults():
             yield Finding(kind, record.name, what, expected, advice, tuple(rows[:_SHOWN].tolist()), len(rows))

@@ -12,7 +12,8 @@ from pathlib import Path
 import xxhash
 
 from mmkd.cache.locks import EXCLUSIVE, SHARED, Lock
-from mmkd.cache.manifest import CacheSettings, shard_name
+from mmkd.cache.manifest import shard_name
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import disk_errors
 from mmkd.errors import CacheError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mmkd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mmkd.cache.manifest import CacheSettings
+    from mmkd.cache.settings import CacheSettings
     from mmkd.data import PairDataset
     from mmkd.encoders import PairEncoder
 

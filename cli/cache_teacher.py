@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from mmkd.augment import Augmentation
     from mmkd.cache.build import BuildPlan, BuildProgress
-    from mmkd.cache.manifest import CacheManifest, CacheSettings
+    from mmkd.cache.manifest import CacheManifest
+    from mmkd.cache.settings import CacheSettings
     from mmkd.data import PairDataset
     from mmkd.encoders import PairEncoder
 

@@ -14,8 +14,8 @@ from mmkd.cli.workspace import Workspace
 from mmkd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mmkd.cache.manifest import CacheSettings
     from mmkd.cache.reencode import Reencoded
+    from mmkd.cache.settings import CacheSettings
     from mmkd.cache.verify import VerifyReport
     from mmkd.data import PairDataset
     from mmkd.encoders import PairEncoder

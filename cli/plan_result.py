@@ -7,8 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mmkd.cache.manifest import CacheSettings
 from mmkd.cache.probe import ProbedCache, count_captions, probe_caching
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import free_bytes, shard_bytes, size_text
 from mmkd.cli.console import duration, progress
 from mmkd.cli.plan_probe import Rehearsal, probe_training, rehearsal_inputs

@@ -214,3 +214,21 @@ def copied_cache(tiny_cache: Path, tmp_path: Path) -> Path:
     """A copy of ``tiny_cache`` that a test may damage, without what other tests have mined in it."""
     mined = shutil.ignore_patterns("neighbours-*", ".neighbours-*")
     return Path(shutil.copytree(tiny_cache, tmp_path / "cache", ignore=mined))
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory: pytest.TempPathFactory):
+    """The server that starts commands which are to be killed, or whose disk is to fail."""
+    from cache_processes import Processes
+
+    started = Processes(tmp_path_factory.mktemp("processes"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def workload(processes, tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory):
+    """What those commands are to do."""
+    from cache_processes import make_workload
+
+    return make_workload(tmp_path_factory.mktemp("workload"), tiny_clip, processes)

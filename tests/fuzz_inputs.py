@@ -14,7 +14,8 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmkd.cache.manifest import CacheManifest, CacheSettings
+from mmkd.cache.manifest import CacheManifest
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import shard_fields, write_shard
 from mmkd.data import DataSource
 from mmkd.embeddings import TeacherSpec

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mmkd.cache import shard as shard_module
-from mmkd.cache.manifest import CacheManifest, CacheSettings, ShardRecord, read_record, write_record
+from mmkd.cache.manifest import CacheManifest, ShardRecord, read_record, write_record
+from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import (
     ALIGNMENT,
     check_file,

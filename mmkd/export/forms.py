@@ -153,7 +153,9 @@ def draw_sample(pairs: "PairDataset", count: int) -> Sample:
         DataError: none of those images can be decoded, or none has a caption.
     """
     rows = torch.linspace(0, len(pairs) - 1, min(count, len(pairs)), dtype=torch.float64).round().long()
-    images, texts, reasons = [], [], set()
+    images: list[Image] = []
+    texts: list[str] = []
+    reasons: set[str] = set()
     for row in rows.tolist():
         pair = pairs[row]
         texts += pair.captions[:1]

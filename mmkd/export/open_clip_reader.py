@@ -131,7 +131,7 @@ class OpenClipGraph:
             name = f"{tower}transformer.resblocks.{number}"
             attended = self._norm(x, f"{name}.ln_1", config)
             query, key, value = (
-                part.unflatten(-1, (heads, -1)).transpose(1, 2)
+                part.reshape(*part.shape[:2], heads, -1).transpose(1, 2)
                 for part in self._linear(attended, f"{name}.attn.in_proj", "_").chunk(3, dim=-1)
             )
             mixed = scaled_dot_product_attention(query, key, value, is_causal=causal)

@@ -23,7 +23,8 @@ def write(encoder: "PairEncoder", folder: Path, sides: Sequence[str]) -> None:  
     from sentence_transformers.base.modules import Transformer
     from transformers import CLIPProcessor
 
-    processor: Any = CLIPProcessor(image_processor=encoder.image_processor, tokenizer=encoder.tokenizer)
+    processors: Any = CLIPProcessor  # not annotated
+    processor = processors(image_processor=encoder.image_processor, tokenizer=encoder.tokenizer)
     with TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as plain:
         encoder.model.save_pretrained(plain)
         processor.save_pretrained(plain)
