@@ -153,7 +153,7 @@ def _check_side(
     found.add(f"{side} norm", np.any(wanted & wrong_norm, axis=(1, 2)), rows)
     found.add(f"{side} length", np.any(wanted & ~(np.isfinite(lengths) & (lengths > 0)), axis=(1, 2)), rows)
     found.add(f"{side} masked", np.any(~wanted & (~zero | (lengths != 0)), axis=(1, 2)), rows)
-    good: NDArray[np.bool_] = (wanted & finite & ~zero & ~wrong_norm).all(axis=2)
+    good: NDArray[np.bool_] = np.asarray(np.all(wanted & finite & ~zero & ~wrong_norm, axis=2))
     return good
 
 

@@ -1,6 +1,6 @@
 """What made a cache's vectors: a teacher, run by mmkd or by others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,12 +93,20 @@ def joined(teachers: Sequence[TeacherSpec]) -> TeacherSpec:
     """Several teachers as the one that their vectors, side by side, are of."""
     if len(teachers) == 1:
         return teachers[0]
-    hashes = (
-        xxhash.xxh3_128_hexdigest(" ".join(getattr(one, name) for one in teachers))
-        for name in ("weights_hash", "preprocess_hash", "tokenizer_hash")
+    return TeacherSpec(
+        model=" + ".join(one.model for one in teachers),
+        revision=None,
+        weights_hash=_together(one.weights_hash for one in teachers),
+        preprocess_hash=_together(one.preprocess_hash for one in teachers),
+        tokenizer_hash=_together(one.tokenizer_hash for one in teachers),
+        dim=sum(one.dim for one in teachers),
+        logit_scale=None,
+        layers=None,
     )
-    model = " + ".join(one.model for one in teachers)
-    return TeacherSpec(model, None, *hashes, sum(one.dim for one in teachers), None, None)
+
+
+def _together(hashes: Iterable[str]) -> str:
+    return xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
 
 
 def pick_teacher(teachers: Sequence[TeacherSpec], name: str) -> int:

@@ -167,7 +167,8 @@ def _search(
     for source, target in KINDS:
         if source in sides and target in sides:
             # Of several teachers the cosine is the mean of theirs: all vectors have the length of √T.
-            queries = np.stack([one[source][0].astype(np.float32) for one in values]) / len(settings.teachers)
+            queries = np.stack([one[source][0].astype(np.float32) for one in values])
+            queries /= np.float32(len(settings.teachers))
             own = np.array([one["row_hash"][_HASH[target]] for one in values])
             searches[source, target] = _Nearest(queries, own if source == target else None, count)
     for start, arrays in reader.shards():

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     import torch
 
     from mmkd.augment import Augmentation
-    from mmkd.cache.build import BuildPlan, BuildProgress
+    from mmkd.cache.build import BuildPlan
     from mmkd.cache.manifest import CacheManifest
     from mmkd.cache.settings import CacheSettings
+    from mmkd.cache.tally import BuildProgress
     from mmkd.data import PairDataset
     from mmkd.encoders import PairEncoder
 

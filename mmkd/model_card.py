@@ -14,10 +14,9 @@ from mmkd.runs import Run
 
 def write_model_card(folder: Path, run: Run) -> None:
     """Write ``folder/README.md``: what was trained on what, how, and how to load it, with the head that is there."""
-    model_type = (
-        read_json(folder / "config.json").get("model_type") if (folder / "config.json").is_file() else "clip"
-    )
-    card = model_card(run, head=(folder / HEAD_FILE).is_file(), family=FAMILIES[model_type])
+    config = folder / "config.json"
+    family = FAMILIES[str(read_json(config).get("model_type"))] if config.is_file() else CLIP
+    card = model_card(run, head=(folder / HEAD_FILE).is_file(), family=family)
     write_text(folder / "README.md", card)
 
 

@@ -45,13 +45,14 @@ class Course:
             (folder / "manifest.json").unlink()
         self.committed = check_what_is_there(folder, self.expected)
 
-    def check(self, process: Process) -> None:
-        """What a process left, and what it did."""
-        assert process.code in (0, KILLED), process.said
-        self.kills += process.code == KILLED
-        redone = self.committed & {*process.embedded, *shards_written(process)}
-        assert not redone, f"shards {redone} were committed and made again"
-        self.begun.update(process.embedded if self.kind == "build" else shards_written(process))
+    def check(self, *processes: Process) -> None:
+        """What processes that ran together left, and what each did."""
+        for process in processes:
+            assert process.code in (0, KILLED), process.said
+            self.kills += process.code == KILLED
+            redone = self.committed & {*process.embedded, *shards_written(process)}
+            assert not redone, f"shards {redone} were committed and made again"
+            self.begun.update(process.embedded if self.kind == "build" else shards_written(process))
         before, self.committed = self.committed, check_what_is_there(self.command.folder, self.expected)
         assert before <= self.committed, "a committed shard is lost"
 
@@ -140,13 +141,11 @@ def test_two_processes_are_killed(processes, workload, undisturbed, tmp_path) ->
         pair[0].has_ended(chance.uniform(0.2, 1) * seconds)
         for process in pair:
             process.kill()
-        for process in pair:
-            course.check(process)
+        course.check(*pair)
         pair = start_pair(processes, course, at=chance.randint(1, len(operations) // 2))
         for process in reversed(pair):
             process.wait()
-        for process in pair:
-            course.check(process)
+        course.check(*pair)
         assert pair[0].code == 0, pair[0].said
         course.check_end()
         kills += course.kills
