@@ -20,6 +20,12 @@ def cache_export(
         list[str] | None,
         typer.Option(metavar="SPEC", help="The pairs, where they moved since they were cached."),
     ] = None,
+    pick_teacher: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_NUMBER", help="One of the cache's teachers. Default: all, side by side."
+        ),
+    ] = None,
     work: Work = DEFAULT_WORK,
     config: Config = None,  # noqa: ARG001 - read by its callback
 ) -> None:
@@ -37,7 +43,7 @@ def cache_export(
     from mmkd.cache.exporting import export_cache
     from mmkd.cache.store import check_data, open_cache
 
-    store = open_cache(Workspace(work).cache if cache is None else cache)
+    store = open_cache(Workspace(work).cache if cache is None else cache, teacher=pick_teacher)
     pairs = store.open_pairs(data) if store.readable else None
     if pairs is not None:
         check_data(store, pairs)

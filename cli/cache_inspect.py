@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmkd.cache.overview import Overview
     from mmkd.cache.rows import RowReader
     from mmkd.data import PairDataset
+    from mmkd.embeddings import TeacherSpec
 
 
 def cache_inspect(
@@ -69,7 +70,7 @@ def cache_inspect(
         write_json(json, clean_json(about | sizes | found.to_json()))
         say("saved", str(json))
     if html is not None:
-        title = printable(f"{folder}, by {manifest.teacher.model}")
+        title = printable(f"{folder}, by {' + '.join(one.model for one in manifest.settings.teachers)}")
         write_neighbours(html, facts, found.neighbourhoods, pictures, title=title, note=note)
         say("saved", str(html))
 
@@ -106,24 +107,11 @@ def _open(
 def _made_by(manifest: "CacheManifest") -> list[tuple[str, str]]:
     from mmkd.cache.shard import size_text
 
-    settings, teacher = manifest.settings, manifest.teacher
-    layers = f"{teacher.layers[0]} + {teacher.layers[1]} layers · " if teacher.layers else ""
-    revision = f" @ {teacher.revision}" if teacher.revision else ""
-    hashes = [
-        f"{name} {value}"
-        for name, value in (
-            ("weights", teacher.weights_hash),
-            ("preprocessing", teacher.preprocess_hash),
-            ("tokenizer", teacher.tokenizer_hash),
-        )
-        if value
-    ]
+    settings = manifest.settings
     masked = sum(manifest.masked.values())
     reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in manifest.masked.items())
     facts = [
-        ("teacher", f"{teacher.model}{revision}"),
-        ("", f"{layers}{teacher.dim}-d · {settings.dtype}"),
-        *(("" if place else "hashes", line) for place, line in enumerate(hashes)),
+        *(fact for teacher in settings.teachers for fact in _teacher(teacher, settings.dtype)),
         *(("" if place else "data", line) for place, line in enumerate(_sources(manifest))),
         ("", f"data_hash {manifest.data_hash}"),
         ("rows", f"{manifest.rows:,}" + (f", {masked:,} of them masked ({reasons})" if masked else "")),
@@ -139,6 +127,18 @@ def _made_by(manifest: "CacheManifest") -> list[tuple[str, str]]:
         kind = f"{settings.imported.form}, {settings.imported.files:,} files, {' and '.join(settings.sides)}"
         facts.append(("imported", kind))
     return [(name, printable(value)) for name, value in facts]
+
+
+def _teacher(teacher: "TeacherSpec", dtype: str) -> list[tuple[str, str]]:
+    layers = f"{teacher.layers[0]} + {teacher.layers[1]} layers · " if teacher.layers else ""
+    revision = f" @ {teacher.revision}" if teacher.revision else ""
+    return [
+        ("teacher", f"{teacher.model}{revision}"),
+        ("", f"{layers}{teacher.dim}-d · {dtype}"),
+        ("hashes", f"weights {teacher.weights_hash}"),
+        ("", f"preprocessing {teacher.preprocess_hash}"),
+        ("", f"tokenizer {teacher.tokenizer_hash}"),
+    ]
 
 
 def _sources(manifest: "CacheManifest") -> list[str]:

@@ -15,9 +15,16 @@ class TeacherOptions:
     """The teacher."""
 
     teacher: Annotated[
-        str, typer.Option(metavar="ID_OR_FOLDER", help="Any Hugging Face CLIP, with its own preprocessing.")
-    ] = TEACHER
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a teacher's hub id.")] = None
+        list[str] | None,
+        typer.Option(
+            metavar="ID_OR_FOLDER",
+            help="Any Hugging Face CLIP or SigLIP, with its own preprocessing. Several, each named by an option of "
+            f"its own, are stored side by side. Default: {TEACHER}.",
+        ),
+    ] = None
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the teacher's hub id.")] = (
+        None
+    )
     dtype: Annotated[
         str, typer.Option(metavar="|".join(DTYPES), help="Precision of the teacher's forward pass.")
     ] = "float32"

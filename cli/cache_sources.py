@@ -1,6 +1,7 @@
 """The teacher and the data that a cache's manifest names, or those named instead of them."""
 
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +32,25 @@ def open_cached_pairs(settings: "CacheSettings", data: list[str] | None) -> "Pai
     return open_pairs(sources, settings.limit)
 
 
-def load_cached_teacher(settings: "CacheSettings", teacher: str | None) -> "PairEncoder":
-    """The teacher that made a cache, in the precision that it was made with; ``teacher`` says where it is now.
+def load_cached_teachers(settings: "CacheSettings", teachers: list[str] | None) -> "list[PairEncoder]":
+    """The teachers that made a cache, in the precision that it was made with; ``teachers`` says where they are now.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ConfigError: another number of teachers is named.
+        ModelError: one cannot be loaded.
     """
     from mmkd.encoders import load_encoder
 
-    model = teacher or settings.teacher.model
-    revision = None if teacher or Path(model).is_dir() else settings.teacher.revision
-    return load_encoder(model, revision=revision, dtype=settings.dtype)
+    if teachers and len(teachers) != len(settings.teachers):
+        raise ConfigError(
+            f"the cache was made by {len(settings.teachers)} teachers, but --teacher names {len(teachers)}"
+        )
+    encoders = []
+    for spec, moved in zip_longest(settings.teachers, teachers or ()):
+        model = moved or spec.model
+        revision = None if moved or Path(model).is_dir() else spec.revision
+        encoders.append(load_encoder(model, revision=revision, dtype=settings.dtype))
+    return encoders
 
 
 def clean_json(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmkd.cli.cache_options import DATA, DTYPES, CachingOptions, PairOptions, TeacherOptions
+from mmkd.cli.cache_options import DATA, DTYPES, TEACHER, CachingOptions, PairOptions, TeacherOptions
 from mmkd.cli.console import progress, say
 from mmkd.cli.option_groups import takes_option_groups
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
@@ -45,6 +45,7 @@ def cache_teacher(
       mmkd cache-teacher
       mmkd cache-teacher --teacher openai/clip-vit-base-patch16 --data photos.parquet --out caches/photos
       mmkd cache-teacher --views 5 --augment crop+flip
+      mmkd cache-teacher --teacher openai/clip-vit-base-patch32 --teacher laion/CLIP-ViT-B-32-laion2B-s34B-b79K
       mmkd cache-teacher --data cifar10/train.parquet --template "a photo of a {}."
       accelerate launch -m mmkd cache-teacher
     """
@@ -52,10 +53,10 @@ def cache_teacher(
 
     rank, world = _place()
     folder = Workspace(work).cache if out is None else out
-    encoder, pairs, settings = open_caching(teacher, data, caching)
+    encoders, pairs, settings = open_caching(teacher, data, caching)
     plan = plan_build(settings, pairs, folder, rank=rank, world=world)
     say("writes", _writes(plan))
-    manifest = _run(encoder, pairs, plan, data.max_bad)
+    manifest = _run(encoders, pairs, plan, data.max_bad)
     if manifest is not None:
         say("cached", _summary(manifest))
         say("next", _next_command(folder, work))
@@ -63,21 +64,21 @@ def cache_teacher(
 
 def open_caching(
     teacher: TeacherOptions, data: PairOptions, caching: CachingOptions
-) -> "tuple[PairEncoder, PairDataset, CacheSettings]":
-    """Load the teacher, open the pairs, and say aloud what was guessed.
+) -> "tuple[list[PairEncoder], PairDataset, CacheSettings]":
+    """Load the teachers, open the pairs, and say aloud what was guessed.
 
     Returns:
-        Teacher, pairs, and what a cache of them will say of itself.
+        Teachers, pairs, and what a cache of them will say of itself.
     """
     if teacher.dtype not in DTYPES:
         raise typer.BadParameter(f"{teacher.dtype!r} is none of {', '.join(DTYPES)}", param_hint="--dtype")
     from mmkd.cache.build import cache_settings
 
     augmentation = _augmentation(caching.views, caching.augment, caching.augment_seed)
-    encoder = _load_teacher(teacher.teacher, teacher.revision, teacher.dtype)
+    encoders = _load_teachers(teacher.teacher or [TEACHER], teacher.revision, teacher.dtype)
     pairs = _open_pairs(data)
     settings = cache_settings(
-        encoder,
+        encoders,
         pairs,
         shard_rows=caching.shard_rows,
         batch_size=caching.batch_size,
@@ -85,7 +86,7 @@ def open_caching(
         augmentation=augmentation,
         store_pixels=caching.store_pixels,
     )
-    return encoder, pairs, settings
+    return encoders, pairs, settings
 
 
 def _open_pairs(options: PairOptions) -> "PairDataset":
@@ -122,17 +123,24 @@ def _augmentation(views: int, policy: str | None, seed: int) -> "Augmentation":
     return augmentation
 
 
-def _load_teacher(teacher: str, revision: str | None, dtype: str) -> "PairEncoder":
+def _load_teachers(teachers: list[str], revision: str | None, dtype: str) -> "list[PairEncoder]":
     from mmkd.cli.models import describe
     from mmkd.encoders import load_encoder
 
-    encoder = load_encoder(teacher, revision=revision, device=_device(), dtype=dtype)
-    say("teacher", f"{describe(encoder.spec)} · {encoder.device} · {dtype}")
-    return encoder
+    if revision is not None and len(teachers) > 1:
+        raise ConfigError(
+            f"--revision {revision} is of one teacher, and {len(teachers)} are named; leave it out, or make a cache "
+            "of one"
+        )
+    encoders = []
+    for teacher in teachers:
+        encoders.append(load_encoder(teacher, revision=revision, device=_device(), dtype=dtype))
+        say("teacher", f"{describe(encoders[-1].spec)} · {encoders[-1].device} · {dtype}")
+    return encoders
 
 
 def _run(
-    encoder: "PairEncoder", pairs: "PairDataset", plan: "BuildPlan", max_bad: float
+    encoders: "list[PairEncoder]", pairs: "PairDataset", plan: "BuildPlan", max_bad: float
 ) -> "CacheManifest | None":
     from mmkd.cache.build import run_build
 
@@ -149,7 +157,7 @@ def _run(
                     bar.reset(bar_id, total=plan.own_rows, completed=state.rows)
                 bar.update(bar_id, completed=state.rows, note=note)
 
-            return run_build(encoder, pairs, plan, max_bad=max_bad, on_progress=show)
+            return run_build(encoders, pairs, plan, max_bad=max_bad, on_progress=show)
     except KeyboardInterrupt:
         say("stopped", _stopped(plan))
         raise typer.Exit(130) from None

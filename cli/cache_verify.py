@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmkd.cli.cache_sources import clean_json, load_cached_teacher, open_cached_pairs
+from mmkd.cli.cache_sources import clean_json, load_cached_teachers, open_cached_pairs
 from mmkd.cli.console import console, duration, printable, progress, say
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.tables import align
@@ -30,7 +30,11 @@ Data = Annotated[
     ),
 ]
 Teacher = Annotated[
-    str | None, typer.Option(metavar="ID_OR_FOLDER", help="Where the teacher is now, if it has moved.")
+    list[str] | None,
+    typer.Option(
+        metavar="ID_OR_FOLDER",
+        help="Where the teacher is now, if it has moved; as often as the cache has teachers.",
+    ),
 ]
 
 
@@ -85,16 +89,16 @@ def cache_verify(
 class _Sources:
     """The teacher and the data, opened when first asked for."""
 
-    def __init__(self, data: list[str] | None, teacher: str | None) -> None:
-        self._data, self._teacher = data, teacher
-        self._opened: tuple[PairEncoder, PairDataset] | None = None
+    def __init__(self, data: list[str] | None, teachers: list[str] | None) -> None:
+        self._data, self._teachers = data, teachers
+        self._opened: tuple[list[PairEncoder], PairDataset] | None = None
 
-    def __call__(self, settings: "CacheSettings") -> "tuple[PairEncoder, PairDataset]":
+    def __call__(self, settings: "CacheSettings") -> "tuple[list[PairEncoder], PairDataset]":
         if settings.imported is not None:
             raise ConfigError("the cache was imported, so nothing says how to make its vectors again")
         if self._opened is None:
             pairs = open_cached_pairs(settings, self._data)
-            self._opened = load_cached_teacher(settings, self._teacher), pairs
+            self._opened = load_cached_teachers(settings, self._teachers), pairs
         return self._opened
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from mmkd.cli.cache_options import CachingOptions, PairOptions, TeacherOptions
+from mmkd.cli.cache_options import TEACHER, CachingOptions, PairOptions, TeacherOptions
 from mmkd.cli.console import console, say, warn
 from mmkd.cli.option_groups import Renamed, SectionedCommand, takes_option_groups
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
@@ -115,15 +115,19 @@ def _plan(
         raise ConfigError(
             f"{launched} processes were launched, and a plan measures one; start `mmkd plan` by itself"
         )
-    encoder, pairs, settings = open_caching(*caching)
+    if len(named := caching[0].teacher or [TEACHER]) > 1:
+        raise ConfigError(
+            f"{len(named)} teachers are named, and a plan is of one; plan each by itself, and add up the hours"
+        )
+    encoders, pairs, settings = open_caching(*caching)
     options = RunOptions(workers=run.workers, save_every=run.save_every, keep=run.keep, compile=run.compile)
     return make_plan(
         recipe,
-        encoder,
+        encoders[0],
         pairs,
         settings,
         options,
-        model=caching[0].teacher,
+        model=named[0],
         mining_memory=mining.mining_memory,
         seconds=seconds,
         work=work,

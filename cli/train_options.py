@@ -51,6 +51,13 @@ class DataOptions:
         None
     )
     teacher: Annotated[str | None, Option(help="The teacher, where it moved since it was cached.")] = None
+    pick_teacher: Annotated[
+        str | None,
+        Option(
+            metavar="NAME_OR_NUMBER",
+            help="Learn from one of the cache's teachers, by number from 1 or by name; default: all, side by side.",
+        ),
+    ] = None
     views: Annotated[
         int | None, Option(help="Views of each image, shown by turns; default: all that the cache holds.")
     ] = None

@@ -62,7 +62,7 @@ class Inputs:
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says of them."""
         sources = [source.to_json() for source in self.pairs.sources]
-        spec = None if self.store is None else asdict(self.store.spec) | {"model": self.model}
+        spec = None if self.store is None else asdict(self.store.lead) | {"model": self.model}
         folder = (
             None if self.store is None else {"path": str(self.store.folder.resolve()), "key": self.store.key}
         )
@@ -72,6 +72,8 @@ class Inputs:
             "data": sources,
             "pairs": len(self.rows),
         }
+        if self.store is not None and len(self.store.teachers) > 1:
+            record["teachers"] = [asdict(one) for one in self.store.teachers]
         return record if self.has_teacher else record | {"model_config": self.model}
 
     def settings(self) -> dict[str, Any]:
@@ -79,7 +81,8 @@ class Inputs:
         config = {} if self.has_teacher else {"model-config": str(Path(self.model) / "config.json")}
         if self.store is None:
             return config | {"data": [source.spec for source in self.pairs.sources]}
-        return config | {"cache": str(self.store.folder.resolve())}
+        picked = {} if self.store.picked is None else {"pick-teacher": str(self.store.picked + 1)}
+        return config | picked | {"cache": str(self.store.folder.resolve())}
 
     def build_student(self, recipe: Recipe) -> "Student":
         """The student before its first step."""
@@ -89,7 +92,12 @@ class Inputs:
             config = read_model_config(Path(self.model), name=self.model)
             return student_of_config(config, recipe.shape.towers, seed=recipe.seed)
         return build_student(
-            self.model, recipe.shape, init=recipe.init, seed=recipe.seed, revision=self.revision
+            self.model,
+            recipe.shape,
+            init=recipe.init,
+            seed=recipe.seed,
+            revision=self.revision,
+            dim=None if self.store is None else self.store.spec.dim,
         )
 
     def default_init(self, recipe: Recipe) -> "Init":
@@ -157,7 +165,8 @@ class Inputs:
         assert self.store is not None
         imported = self.store.manifest.settings.imported
         if imported is None:
-            return f"made by {self.model}"
+            others = len(self.store.teachers) - 1
+            return f"made by {self.model}" + (f" and {others} more, side by side" if others else "")
         sides = f"imported {' and '.join(imported.sides)} vectors"
         return (
             f"{sides}, said to be of {self.model}"
@@ -207,6 +216,7 @@ def open_inputs(
     data: list[str] | None,
     teacher: str | None,
     model_config: Path | None,
+    pick_teacher: str | None = None,
 ) -> Inputs:
     """Open what the training reads, and refuse what does not belong together.
 
@@ -216,11 +226,15 @@ def open_inputs(
         CacheError, DataError, ModelError: something cannot be opened.
     """
     if model_config is not None:
+        if pick_teacher is not None:
+            raise ConfigError(
+                f"--pick-teacher {pick_teacher} is of a cache's teachers; with --model-config leave it out"
+            )
         learns_from_cache = recipe.objective.needs_teacher or recipe.towers != "both"
         if learns_from_cache and teacher_is_unknown(cache):
             return _open_without_teacher(recipe, cache, data, model_config)
         return _open_from_scratch(recipe, data, model_config)
-    return _open_cached(recipe, cache, data, teacher)
+    return _open_cached(recipe, cache, data, teacher, pick_teacher)
 
 
 def _open_from_scratch(recipe: Recipe, data: list[str] | None, model_config: Path) -> Inputs:
@@ -288,18 +302,20 @@ def _refuse_teachers_shape(recipe: Recipe) -> None:
             )
 
 
-def _open_cached(recipe: Recipe, cache: Path, data: list[str] | None, teacher: str | None) -> Inputs:
+def _open_cached(
+    recipe: Recipe, cache: Path, data: list[str] | None, teacher: str | None, pick_teacher: str | None
+) -> Inputs:
     from mmkd.cache.store import check_data, check_teacher, open_cache
 
-    store = open_cache(cache, verify=True)
+    store = open_cache(cache, verify=True, teacher=pick_teacher)
     if teacher is None and not store.spec.known:
         raise ConfigError(
             f"{cache} does not say what made its vectors; pass --teacher, or for a student with random weights "
             "--model-config FOLDER/config.json with its tokenizer beside it"
         )
     refuse_absent_sides(recipe, store)
-    model = teacher or store.spec.model
-    revision = None if Path(model).is_dir() else store.spec.revision
+    model = teacher or store.lead.model
+    revision = None if Path(model).is_dir() else store.lead.revision
     check_teacher(store, read_teacher_spec(model, revision=revision))
     image_processor, tokenizer = load_processors(resolve_model(model, revision=revision), name=model)
     pairs = store.open_pairs(data, sides=sides_to_read(store, recipe, image_processor))

@@ -49,6 +49,7 @@ def run_training(settings: dict[str, Any], options: RunOptions, *, typed: set[st
         data=settings["data"],
         teacher=settings["teacher"],
         model_config=settings["model_config"],
+        pick_teacher=settings["pick_teacher"],
     )
     recipe = recipe.resolve(
         pairs=len(inputs.rows),

@@ -207,7 +207,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, error):
         (1_000_000, "is full"),
         (10**10, r"takes no more, though it has 10\.0 GB free: a quota or its number of files is used up"),
     ):
-        monkeypatch.setattr(shard_module, "free_bytes", lambda folder, free=free: free)
+        monkeypatch.setattr(shard_module, "free_bytes", lambda _, free=free: free)
         with pytest.raises(CacheError, match=rf"the disk of .* {found}; free some space and run the same"):
             write_shard(tmp_path, 0, SETTINGS, random_arrays(), {})
         assert list(tmp_path.iterdir()) == []
