@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.errors import ConfigError, DataError
+from mmkd.hub_tars import fetch_tars
 from mmkd.images import read_image_file
 from mmkd.img2dataset import Links, live_rows
 from mmkd.pairs import DataSource, Pair, PairTable, row_hash
@@ -277,7 +278,7 @@ def open_labelled(
 
 def _open_captioned(source: DataSource, sides: tuple[str, ...]) -> PairTable:
     spec = source.spec
-    if (tars := find_tars(spec)) is not None:
+    if (tars := find_tars(spec) or fetch_tars(spec, source.split)) is not None:
         return open_tars(source, tars, sides)
     if source.template is not None and "{}" not in source.template:
         raise ConfigError(

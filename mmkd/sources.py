@@ -52,7 +52,7 @@ def open_table(spec: str, split: str | None, *, prefer: Sequence[str]) -> "tuple
     Raises:
         DataError: it cannot be found, reached or read, or lacks the split.
     """
-    with _quiet():
+    with quiet():
         try:
             builder = _builder(spec)
             builder.download_and_prepare()
@@ -166,10 +166,23 @@ def _builder(spec: str) -> Any:
             return load_dataset_builder("imagefolder", data_dir=spec)
         own = f"{os.path.normpath(path.absolute())}/", f"{path.resolve()}/"
         return _of_itself(load_dataset_builder(spec), spec, own)
-    name, _, config = spec.partition(":")
-    looks_local = path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") > 1
-    if looks_local or glob.has_magic(spec) or path.suffix.lower() in BUILDERS:
+    if is_local(spec):
         raise DataError(f"no file or folder matches {spec}; expected a file, a glob, a folder or a hub id")
+    return hub_builder(spec)
+
+
+def is_local(spec: str) -> bool:
+    """Whether a spec names files here, be they there or not, rather than a hub id."""
+    path = Path(spec)
+    looks_local = path.is_absolute() or spec.startswith((".", "~")) or spec.count("/") > 1
+    return looks_local or path.exists() or is_pattern(spec) or path.suffix.lower() in BUILDERS
+
+
+def hub_builder(spec: str) -> Any:
+    """The builder of a hub data set, ``owner/name`` or ``owner/name:config``; raises nearly anything."""
+    from datasets import load_dataset_builder
+
+    name, _, config = spec.partition(":")
     return _of_itself(load_dataset_builder(name, config or None), spec, (f"hf://datasets/{name}@",))
 
 
@@ -210,14 +223,20 @@ def _empty(spec: str, split: str) -> str:
     return f"{spec} has no rows in its split {split!r}; expected at least one pair"
 
 
+def is_unreachable(error: Exception) -> bool:
+    """Whether the Hub could not be asked."""
+    return isinstance(error, ConnectionError) or "OfflineMode" in type(error).__name__
+
+
 def _explain(spec: str, error: Exception) -> str:
     from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError
 
-    if isinstance(error, DatasetNotFoundError):
+    if isinstance(error, DatasetNotFoundError | RepositoryNotFoundError):
         return (
             f"no data set {spec} on the Hugging Face Hub (or it is private); check the name, or pass a file"
         )
-    if isinstance(error, ConnectionError) or "OfflineMode" in type(error).__name__:
+    if is_unreachable(error):
         return (
             f"{spec} is neither a file nor a folder here, and the Hugging Face Hub cannot be reached; "
             "check the name and the network"
@@ -230,7 +249,7 @@ def _explain(spec: str, error: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the progress bars and warnings of ``datasets`` and the Hub's client off the terminal."""
     import datasets
     import huggingface_hub

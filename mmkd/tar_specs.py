@@ -28,7 +28,7 @@ def find_tars(spec: str) -> dict[str, list[Path]] | None:
         return None
     path = Path(spec)
     if path.is_dir():
-        return _tars_of_folder(path)
+        return tars_of_folder(path)
     names = [spec] if path.is_file() else expand_braces(spec)
     found = [match for name in names for match in _matches(name, spec)]
     if not any(_is_tar(one) for one in found):
@@ -87,7 +87,8 @@ def _only_tars(paths: list[Path]) -> list[Path]:
     return paths
 
 
-def _tars_of_folder(folder: Path) -> dict[str, list[Path]] | None:
+def tars_of_folder(folder: Path) -> dict[str, list[Path]] | None:
+    """The tars of a folder by split; None where it holds something else."""
     if folders := output_folders(folder):
         return {"train": folders}
     names = [path for path in folder.rglob("*") if not path.name.startswith(".")]
