@@ -9,6 +9,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from mmkd.cache.hdf5_file import write_hdf5
+from mmkd.cache.shard import disk_errors
 from mmkd.cache.writers import mining, remove_mining_leftovers
 from mmkd.errors import CacheError
 from mmkd.files import atomic_file
@@ -84,12 +86,9 @@ def _owning(folder: Path, share: Share) -> Iterator[None]:
 
 
 def _save(file: Path, mined: Neighbours) -> None:
-    import h5py
-
-    with atomic_file(file) as temporary, h5py.File(temporary, "w", libver="latest") as h5:
-        h5.create_dataset("rows", data=mined.rows)
-        for name in ("dropped", "method", "recall", "seconds"):
-            h5.attrs[name] = getattr(mined, name)
+    said = {name: getattr(mined, name) for name in ("dropped", "method", "recall", "seconds")}
+    with disk_errors(file.parent, mined.rows.nbytes), atomic_file(file) as temporary:
+        write_hdf5(temporary, {"rows": mined.rows}, said)
 
 
 def _load(file: Path, rows: int) -> Neighbours | None:

@@ -3,7 +3,6 @@
 import errno
 import math
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,13 +15,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from mmkd.cache.hdf5_file import ALIGNMENT, write_hdf5
 from mmkd.cache.manifest import ShardRecord, shard_name
 from mmkd.cache.origin import SIDES
 from mmkd.cache.settings import CacheSettings
 from mmkd.errors import CacheError
 from mmkd.files import atomic_file
 
-ALIGNMENT = 4096
 _LITTLE = 16 << 20  # bytes free on a disk that counts as full
 _FEW = 20
 Arrays = Mapping[str, NDArray[Any]]
@@ -108,10 +107,10 @@ def write_shard(
         CacheError: the disk refuses.
     """
     expected = shard_fields(settings, index)
+    _check_fields(expected, arrays)
     path = folder / shard_name(index)
     with disk_errors(folder, shard_bytes(settings, index)), atomic_file(path) as temporary:
-        _write(temporary, expected, arrays)
-        size, digest = temporary.stat().st_size, hash_file(temporary)
+        size, digest = write_hdf5(temporary, {name: arrays[name] for name in expected})
     return ShardRecord(
         path.name, len(settings.shard_range(index)), size, digest, dict(sorted(masked.items()))
     )
@@ -130,10 +129,10 @@ def disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as error:  # h5py raises either, also from closing the file
-        name = getattr(error, "filename", None)
+    except OSError as error:
+        name = error.filename
         elsewhere = name is not None and not Path(os.fsdecode(name)).is_relative_to(folder)
-        number = None if elsewhere else _error_number(error)
+        number = None if elsewhere else error.errno
         if number is None:
             raise
         if number in (errno.ENOSPC, errno.EDQUOT):
@@ -159,18 +158,6 @@ def disk_full(folder: Path, needed: int, free: int | None = None) -> CacheError:
     )
 
 
-def _error_number(error: BaseException | None) -> int | None:
-    """The system's error number behind ``error``; HDF5 has it in its text."""
-    while error is not None:
-        number = getattr(error, "errno", None)
-        if number is None and (found := re.search(r"errno = (\d+)", str(error))):
-            number = int(found[1])
-        if number is not None:
-            return int(number)
-        error = error.__context__
-    return None
-
-
 def size_text(count: int) -> str:
     """``5.9 GB``, ``33.8 MB``."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
@@ -183,17 +170,11 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def _write(path: Path, expected: dict[str, Field], arrays: Arrays) -> None:
-    options = {"libver": ("v108", "v108"), "alignment_threshold": 1, "alignment_interval": ALIGNMENT}
-    with h5py.File(path, "w", **options) as file:
-        for name, field in expected.items():
-            array = arrays[name]
-            if array.shape != field.shape or array.dtype != field.dtype:
-                raise ValueError(
-                    f"{name} is {array.dtype} {array.shape}; expected {field.dtype} {field.shape}"
-                )
-            # Times would make the bytes differ from run to run.
-            file.create_dataset(name, data=array, track_times=False)
+def _check_fields(expected: dict[str, Field], arrays: Arrays) -> None:
+    for name, field in expected.items():
+        array = arrays[name]
+        if array.shape != field.shape or array.dtype != field.dtype:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}; expected {field.dtype} {field.shape}")
 
 
 def check_file(path: Path, record: ShardRecord, *, full: bool) -> None:
