@@ -100,9 +100,6 @@ class _Table:
             + "".join(f" · synthetic: {name}" for name in source.synthetic_columns)
         )
 
-    def key_hashes(self) -> None:
-        return None
-
     def starts(self) -> None:
         return None
 

@@ -103,10 +103,6 @@ class PairTable(Protocol):
         """Row ``row`` of the source, from 0."""
         ...
 
-    def key_hashes(self) -> NDArray[np.uint64] | None:
-        """uint64 (R,): xxh3_64 of each row's key, which it keeps wherever it is moved; None without keys."""
-        ...
-
     def starts(self) -> NDArray[np.int64] | None:
         """int64 (T,): the first row of each tar, ascending from 0; None where the source is no tars."""
         ...

@@ -105,14 +105,6 @@ class TarIndex:
         first = int(ends[row - 1]) if row else 0
         return names[first : int(ends[row])].tobytes().decode("utf-8", "surrogateescape")
 
-    def key_hashes(self) -> NDArray[np.uint64]:
-        """uint64 (R,): xxh3_64 of every key."""
-        ends, names = self._parts[1]["key_ends"].tolist(), self._parts[1]["keys"].data
-        starts = [0, *ends[:-1]]
-        digest = xxhash.xxh3_64_intdigest
-        pairs = zip(starts, ends, strict=True)
-        return np.fromiter((digest(names[a:b]) for a, b in pairs), dtype=np.uint64, count=len(ends))
-
 
 def open_index(
     paths: Sequence[Path],

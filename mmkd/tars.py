@@ -70,14 +70,6 @@ class TarTable:
             with _OpenTar(self.index, place) as tar:
                 yield self._text(tar, column)
 
-    def key(self, row: int) -> str:
-        """The name of a row within its tar."""
-        return self.index.key(self.rows[row])
-
-    def key_hashes(self) -> NDArray[np.uint64]:
-        """uint64 (R,): xxh3_64 of each row's key."""
-        return self.index.key_hashes()[self.rows.start : self.rows.stop]
-
     def starts(self) -> NDArray[np.int64]:
         """int64 (T,): the first row of each tar, ascending from 0."""
         first = self.index.starts[:-1]
