@@ -41,7 +41,9 @@ losses: $(VENV)/.installed  ## Train every loss on the demo's scenes and write d
 test: $(VENV)/.installed  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-torture: $(VENV)/.installed  ## Kill trainings, turn bits over, then fuzz for an hour, and see that nothing is lost
+torture: $(VENV)/.installed  ## Kill, fill the disk, turn bits over, then fuzz for an hour, and see that nothing is lost
+	MMKD_KILLS=200 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_cache_kills.py
+	MMKD_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_cache_disk_faults.py
 	MMKD_KILLS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_kills.py
 	MMKD_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_bit_flips.py
 	$(MAKE) fuzz

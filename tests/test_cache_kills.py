@@ -147,6 +147,9 @@ def test_two_processes_are_killed(processes, workload, undisturbed, tmp_path) ->
             process.wait()
         course.check(*pair)
         assert pair[0].code == 0, pair[0].said
+        # One that is killed after the other has ended leaves its lock, which the next command takes away.
+        assert contents(course.command.folder).keys() - course.expected.keys() <= {".writing.lock"}
+        course.check(processes.run(course.command))
         course.check_end()
         kills += course.kills
         shutil.rmtree(tmp_path / "cache")
