@@ -244,16 +244,23 @@ def open_pairs(
 
 
 def open_labelled(
-    spec: str, split: str | None = None, image_column: str | None = None, label_column: str | None = None
+    spec: str,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    *,
+    files: str | None = None,
 ) -> LabelledDataset:
     """Open a labelled data set: by default its ``test``, else ``validation`` split.
+
+    ``files`` is the pattern of the files that hold the split, where no other is to be downloaded.
 
     Raises:
         DataError: it cannot be opened, or lacks the columns.
     """
     from datasets import ClassLabel
 
-    rows, split = open_table(spec, split, prefer=("test", "validation", "valid", "val"))
+    rows, split = open_table(spec, split, prefer=("test", "validation", "valid", "val"), files=files)
     image_column = choose_image_column(spec, rows.features, image_column)
     if label_column is not None:
         check_column(spec, rows.features, label_column, "--label-column")

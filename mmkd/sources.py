@@ -38,13 +38,16 @@ IMAGE_NAMES = (
 )
 
 
-def open_table(spec: str, split: str | None, *, prefer: Sequence[str]) -> "tuple[Dataset, str]":
+def open_table(
+    spec: str, split: str | None, *, prefer: Sequence[str], files: str | None = None
+) -> "tuple[Dataset, str]":
     """Open one data set and one of its splits.
 
     Args:
         spec: hub id (``owner/name`` or ``owner/name:config``), file, glob or folder.
         split: a split's name, or a slice as ``datasets`` writes it (``train[:1000]``).
         prefer: splits to take, in order, where ``split`` is None.
+        files: pattern of the hub's or folder's files that hold ``split``; no other is downloaded.
 
     Returns:
         The data set and the split's name.
@@ -54,8 +57,9 @@ def open_table(spec: str, split: str | None, *, prefer: Sequence[str]) -> "tuple
     """
     with quiet():
         try:
-            builder = _builder(spec)
-            builder.download_and_prepare()
+            builder = _builder(spec, None if files is None else {split or "train": files})
+            # What the data set says of its splits' sizes is of all its files.
+            builder.download_and_prepare(verification_mode=None if files is None else "no_checks")
             splits = [str(name) for name in builder.info.splits or {}]
             chosen = choose_split(spec, splits, split, prefer)
             if chosen in splits and builder.info.splits[chosen].num_examples == 0:
@@ -146,7 +150,7 @@ def _may_hold_image(feature: Any) -> bool:
     return getattr(feature, "dtype", None) in ("binary", "large_binary", "string", "large_string")
 
 
-def _builder(spec: str) -> Any:
+def _builder(spec: str, data_files: dict[str, str] | None = None) -> Any:
     from datasets import load_dataset_builder
 
     path = Path(spec)
@@ -165,10 +169,10 @@ def _builder(spec: str) -> Any:
         if any(path.glob("metadata.*")) or any(path.glob("*/metadata.*")):
             return load_dataset_builder("imagefolder", data_dir=spec)
         own = f"{os.path.normpath(path.absolute())}/", f"{path.resolve()}/"
-        return _of_itself(load_dataset_builder(spec), spec, own)
+        return _of_itself(load_dataset_builder(spec, data_files=data_files), spec, own)
     if is_local(spec):
         raise DataError(f"no file or folder matches {spec}; expected a file, a glob, a folder or a hub id")
-    return hub_builder(spec)
+    return hub_builder(spec, data_files)
 
 
 def is_local(spec: str) -> bool:
@@ -178,12 +182,13 @@ def is_local(spec: str) -> bool:
     return looks_local or path.exists() or is_pattern(spec) or path.suffix.lower() in BUILDERS
 
 
-def hub_builder(spec: str) -> Any:
+def hub_builder(spec: str, data_files: dict[str, str] | None = None) -> Any:
     """The builder of a hub data set, ``owner/name`` or ``owner/name:config``; raises nearly anything."""
     from datasets import load_dataset_builder
 
     name, _, config = spec.partition(":")
-    return _of_itself(load_dataset_builder(name, config or None), spec, (f"hf://datasets/{name}@",))
+    builder = load_dataset_builder(name, config or None, data_files=data_files)
+    return _of_itself(builder, spec, (f"hf://datasets/{name}@",))
 
 
 def _of_itself(builder: Any, spec: str, own: tuple[str, ...]) -> Any:

@@ -249,7 +249,7 @@ def test_bad_data_gives_one_line(work: Path, tmp_path: Path, capsys: pytest.Capt
         return one_line(capsys)
 
     assert "did you mean 'cifar100'?" in fails("--data", "cifar1000")
-    assert "no built-in data set 'imagenet'" in fails("--data", "imagenet=x.parquet")
+    assert "no built-in data set 'birds'" in fails("--data", "birds=x.parquet")
     single = make_labelled(tmp_path / "single.parquet", ["red"], 4)
     assert "has 1 class names; expected at least 2" in fails("--data", single)
     assert "are not those of cifar10: found 'red', lacks" in fails("--data", f"cifar10={single}")

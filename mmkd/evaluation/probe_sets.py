@@ -2,8 +2,8 @@
 
 from mmkd.data import LabelledDataset, open_labelled
 from mmkd.errors import DataError
+from mmkd.evaluation.builtin_sets import builtin_sets
 from mmkd.evaluation.probe import ProbeTask
-from mmkd.evaluation.tasks import builtin_sets
 
 
 def open_probe(test: str, train: str | None = None) -> ProbeTask:
@@ -17,18 +17,19 @@ def open_probe(test: str, train: str | None = None) -> ProbeTask:
         DataError: a set cannot be opened, or the two have other classes.
     """
     judged, learnt = _open(test, None), _open(train or test, "train")
+    names, learnt_names = _names(test, judged), _names(train or test, learnt)
     here, there = (judged.source.spec, judged.source.split), (learnt.source.spec, learnt.source.split)
     if here == there:
         raise DataError(
             f"{test} has one split, {here[1]!r}; name other images to learn from with --train-data"
         )
-    if not judged.class_names or not learnt.class_names:
+    if not names or not learnt_names:
         raise DataError(
-            f"{test if not judged.class_names else train or test} has bare numbers for labels; expected class names "
+            f"{test if not names else train or test} has bare numbers for labels; expected class names "
             "(a ClassLabel column, or text), by which the labels of both sets are matched"
         )
-    numbers = {name: number for number, name in enumerate(judged.class_names)}
-    strange = sorted(set(learnt.class_names) ^ set(numbers))
+    numbers = {name: number for number, name in enumerate(names)}
+    strange = sorted(set(learnt_names) ^ set(numbers))
     if strange:
         raise DataError(
             f"{test} and {train or test} differ in their classes: {', '.join(map(repr, strange[:5]))} in one alone; "
@@ -38,8 +39,8 @@ def open_probe(test: str, train: str | None = None) -> ProbeTask:
         judged.name,
         learnt,
         judged,
-        judged.class_names,
-        tuple(numbers[name] for name in learnt.class_names),
+        names,
+        tuple(numbers[name] for name in learnt_names),
         f"{there[0]} · {there[1]} · {len(learnt):,} images to learn from · {here[0]} · {here[1]} · "
         f"{len(judged):,} to be judged on",
     )
@@ -50,4 +51,13 @@ def _open(spec: str, split: str | None) -> LabelledDataset:
     if builtin is None:
         # A file has the split `train` alone, whatever it holds; a set on the hub or a folder may have several.
         return open_labelled(spec, split)
-    return open_labelled(builtin.data, split or builtin.split, builtin.image_column, builtin.label_column)
+    files = builtin.files if split in (None, builtin.split) else None
+    return open_labelled(
+        builtin.data, split or builtin.split, builtin.image_column, builtin.label_column, files=files
+    )
+
+
+def _names(spec: str, data: LabelledDataset) -> tuple[str, ...]:
+    """The data's own class names, or those of the built-in set whose labels are numbers."""
+    builtin = builtin_sets().get(spec)
+    return builtin.class_names if builtin and builtin.numbered and not data.class_names else data.class_names

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -56,6 +56,8 @@ class ZeroShotTask:
         templates: sentences with ``{}`` where a class name goes.
         classes: the data's label ``i`` means class ``classes[i]``; ``None``: labels are classes.
         source: where the images came from, to be said aloud.
+        synonyms: further names of a class, averaged with its own.
+        shared_names: a name may be that of several classes, which nothing then tells apart.
     """
 
     name: str
@@ -64,18 +66,25 @@ class ZeroShotTask:
     templates: tuple[str, ...]
     classes: tuple[int, ...] | None = None
     source: str = ""
+    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    shared_names: bool = False
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
             raise DataError(
                 f"{self.name} has {len(self.class_names)} class names; expected at least 2 to choose from"
             )
-        repeated = [name for name, count in Counter(self.class_names).items() if count > 1]
-        if repeated:
+        repeated = self.repeated_names
+        if repeated and not self.shared_names:
             raise DataError(
                 f"{self.name} has the class name {repeated[0]!r} more than once; rename or merge the classes"
             )
         check_templates(self.templates, self.name)
+
+    @property
+    def repeated_names(self) -> list[str]:
+        """The names that several classes share."""
+        return [name for name, count in Counter(self.class_names).items() if count > 1]
 
     def label(self, row: int, label: int) -> int:
         """The class of a row whose label in the data is ``label``.
@@ -110,16 +119,22 @@ def class_sentences(
     class_names: Sequence[str],
     templates: Sequence[str],
     *,
+    synonyms: Mapping[str, tuple[str, ...]] | None = None,
     batch_size: int = BATCH_SIZE,
     kept: KeptEmbeddings | None = None,
 ) -> NDArray[np.float64]:
-    """Unit vectors (K, T, D) of each class's name in each template.
+    """Vectors (K, T, D) of each class in each template: unit, or the mean of unit vectors over a class's names.
 
     Raises:
         ModelError: an embedding is zero or not finite.
     """
-    sentences = [template.replace("{}", name) for name in class_names for template in templates]
+    names = [(name, *(synonyms or {}).get(name, ())) for name in class_names]
+    sentences = [template.replace("{}", one) for own in names for template in templates for one in own]
     vectors = embed_texts(encoder, sentences, batch_size=batch_size, kept=kept)
+    counts = np.repeat([len(own) for own in names], len(templates))
+    if counts.max() > 1:
+        starts = np.cumsum(counts) - counts
+        vectors = np.add.reduceat(vectors, starts, axis=0) / counts[:, None]
     return vectors.reshape(len(class_names), len(templates), -1)
 
 
@@ -298,7 +313,12 @@ def evaluate(
     models = {}
     for name, encoder in encoders.items():
         sentences = class_sentences(
-            encoder, task.class_names, task.templates, batch_size=batch_size, kept=kept
+            encoder,
+            task.class_names,
+            task.templates,
+            synonyms=task.synonyms,
+            batch_size=batch_size,
+            kept=kept,
         )
         models[name] = _judge(encoder, embedded[name], sentences, labels[places], by_template)
     return SetReport(task, labels[places], rows[places], skipped, models)
@@ -321,7 +341,10 @@ def _judge(
         expected_calibration_error(answers.confidence, answers.ranks == 0),
         answers.predicted,
         answers.ranks == 0,
-        tuple(_template_score(embedded.vectors, sentences[:, i], labels) for i in range(sentences.shape[1]))
+        tuple(
+            _template_score(embedded.vectors, directions(encoder, sentences[:, i]), labels)
+            for i in range(sentences.shape[1])
+        )
         if by_template
         else (),
     )

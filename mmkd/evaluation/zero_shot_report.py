@@ -125,6 +125,12 @@ class SetReport:
         absent = classes - len(np.unique(self.labels))
         if absent:
             notes.append(f"{absent} of {classes} classes have no image")
+        if shared := self.task.repeated_names:
+            images = int(np.isin(self.labels, _places(self.task.class_names, shared)).sum())
+            notes.append(
+                f"{', '.join(map(repr, shared))} each name several classes: their {images:,} images cannot be right "
+                "at top-1, since a tie counts against"
+            )
         if classes <= 5:
             notes.append(f"no top-5: with {classes} classes it is always right")
         if classes < FEWEST:
@@ -254,6 +260,10 @@ class ZeroShotReport:
             for true, predicted in np.argwhere(counts).tolist()
             for n in (int(counts[true, predicted]),)
         ]
+
+
+def _places(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    return [place for place, name in enumerate(names) if name in wanted]
 
 
 def _csv_rows(report: SetReport, reference: str | None) -> list[dict[str, Any]]:
