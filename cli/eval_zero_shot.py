@@ -1,6 +1,7 @@
 """``mmkd eval zero-shot``: teacher and student beside one another, against chance."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,15 +12,15 @@ from mmkd.cli.console import console, progress, say
 from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.workspace import Workspace
-from mmkd.cli.zero_shot_table import table, template_table
+from mmkd.cli.zero_shot_sets import check_options, choose_sets, open_sets, report_checks
+from mmkd.cli.zero_shot_table import cost_table, table, template_table
 
 if TYPE_CHECKING:
     from mmkd.evaluation.embedded import KeptEmbeddings
-    from mmkd.evaluation.zero_shot import ZeroShotTask
     from mmkd.evaluation.zero_shot_report import ZeroShotReport
+    from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
-DEFAULT_DATA = ("cifar10", "cifar100", "stl10")
-REPORT = "zero-shot.json"
+REPORT, CHECK_REPORT = "zero-shot.json", "zero-shot-check.json"
 
 
 def zero_shot(
@@ -37,10 +38,24 @@ def zero_shot(
         list[str] | None,
         typer.Option(
             metavar="SPEC",
-            help="cifar10, cifar100, stl10; cifar10=FOLDER_OR_FILE for a local copy; or any labelled data "
-            "(hub id, file, folder). May be given several times. Default: the three named ones.",
+            help="A built-in set (cifar10, imagenet, food101, ...); cifar10=FOLDER_OR_FILE for a local copy; or any "
+            "labelled data (hub id, file, folder). May be given several times. Default: cifar10, cifar100, stl10.",
         ),
     ] = None,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="All built-in sets, beside --data; what cannot be opened is named and left out."
+        ),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Hold top-1 against published scores; leaves with 1 where one is not reproduced. "
+            "Default model: openai/clip-vit-base-patch32.",
+        ),
+    ] = False,
     templates: Annotated[
         Path | None,
         typer.Option(
@@ -57,12 +72,18 @@ def zero_shot(
     by_template: Annotated[
         bool, typer.Option("--by-template", help="Also score each template alone.")
     ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Also time images and texts a second, of all models by turns.")
+    ] = False,
     html: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a page with the most confused pairs, in pictures."),
     ] = None,
     keep: Annotated[
-        bool, typer.Option(help="Keep the embeddings in --work, so that the next evaluation is quick.")
+        bool,
+        typer.Option(
+            help="Keep embeddings and scores in --work, and take those of the same model, images and words from there."
+        ),
     ] = True,
     work: Work = DEFAULT_WORK,
     config: Config = None,  # noqa: ARG001 - read by its callback
@@ -70,35 +91,48 @@ def zero_shot(
     """Classify images by the names of their classes alone: top-1, top-5, mean per-class recall.
 
     Every score stands beside its 95 % interval and its chance line; a student that knows no more than a
-    guesser is called so. Embeddings are kept in the workspace: what was embedded once is only counted again.
+    guesser is called so. Embeddings and scores are kept in the workspace: nothing is computed twice.
 
     \b
       mmkd eval zero-shot
       mmkd eval zero-shot --model work/runs/broken --data cifar10
       mmkd eval zero-shot --by-template --html zero-shot.html
+      mmkd eval zero-shot --all --speed
+      mmkd eval zero-shot --check
       mmkd eval zero-shot --model openai/clip-vit-base-patch32 --data cifar10=photos/cifar10.parquet
     """
     from mmkd.evaluation.embedded import KeptEmbeddings
-    from mmkd.evaluation.tasks import open_task, read_templates
+    from mmkd.evaluation.published import DEFAULT_MODEL, check_published
+    from mmkd.evaluation.tasks import read_templates
 
+    if check:
+        check_options(limit, templates)
+        model = model or [DEFAULT_MODEL]
     students = find_students(model or [], Workspace(work).runs)
     reference = find_teacher(teacher, students)
-    file = report_file(out, students, work, REPORT)
+    file = report_file(out, students, work, CHECK_REPORT if check else REPORT)
     lines = read_templates(templates) if templates else None
-    tasks = [open_task(spec, lines) for spec in data or DEFAULT_DATA]
     subjects = [*([reference] if reference else []), *students]
+    sources = {subject.name: subject.source for subject in subjects}
+    specs = choose_sets(data, every=every, check=check, models=list(sources.values()))
+    tasks, left_out = open_sets(specs, lines, lenient=every)
     report = run_zero_shot(
         subjects,
         tasks,
         batch_size=batch_size,
         limit=limit,
         by_template=by_template,
+        speed=speed,
         kept=KeptEmbeddings(Workspace(work).embeddings) if keep else None,
     )
+    checks = check_published(report.sets, sources) if check else []
+    report = replace(report, checks=tuple(checks), left_out=left_out)
     tables = [table(report), *(["", *template_table(one)] for one in report.sets if by_template)]
-    for line in chain.from_iterable(tables):
+    for line in chain.from_iterable([*tables, ["", *cost_table(report)]]):
         console.print(line, markup=False, soft_wrap=True)
     _save(report, file, html)
+    if check:
+        report_checks(checks)
 
 
 def run_zero_shot(
@@ -108,9 +142,11 @@ def run_zero_shot(
     batch_size: int,
     limit: int | None,
     by_template: bool = False,
+    speed: bool = False,
     kept: "KeptEmbeddings | None" = None,
 ) -> "ZeroShotReport":
     """Evaluate every model on every set, saying what is done; the one named ``teacher`` is the reference."""
+    from mmkd.evaluation.cost import count_cost, measure_rates
     from mmkd.evaluation.zero_shot import choose_rows, evaluate
     from mmkd.evaluation.zero_shot_report import ZeroShotReport
 
@@ -139,26 +175,36 @@ def run_zero_shot(
                     progress=lambda done, bar=bar, bar_id=bar_id: bar.advance(bar_id, done),  # type: ignore[misc]
                 )
             )
+        if reports[-1].kept:
+            say("kept", f"the scores of {', '.join(reports[-1].kept)} on {task.name} were there already")
     specs = {name: encoder.spec for name, encoder in encoders.items()}
-    return ZeroShotReport(specs, TEACHER if TEACHER in specs else None, tuple(reports))
+    costs = {name: count_cost(encoder) for name, encoder in encoders.items()}
+    if speed:
+        say("speed", "forward passes of all models by turns")
+        costs = measure_rates(encoders, costs)
+    return ZeroShotReport(specs, TEACHER if TEACHER in specs else None, tuple(reports), costs)
 
 
 def _save(report: "ZeroShotReport", file: Path, html: Path | None) -> None:
     """JSON, and beside it the same as CSV and as a figure."""
     from mmkd.evaluation.plots import save_figure
-    from mmkd.evaluation.zero_shot_plot import plot_scores
+    from mmkd.evaluation.zero_shot_plot import plot_scores, plot_trade
     from mmkd.files import write_csv, write_json
 
+    endings = [".csv", "-confusion.csv", ".png"]
     write_json(file, report.to_json())
     write_csv(file.with_suffix(".csv"), report.rows())
     write_csv(file.with_name(f"{file.stem}-confusion.csv"), report.confusion_rows())
     save_figure(plot_scores(report), file.with_suffix(".png"))
+    if (figure := plot_trade(report)) is not None:
+        save_figure(figure, file.with_name(f"{file.stem}-speed.png"))
+        endings.append("-speed.png")
     if html is not None:
         from mmkd.cli.zero_shot_page import write_zero_shot_page
 
         write_zero_shot_page(html, report)
     others = [
-        *(f"{file.stem}{end}" for end in (".csv", "-confusion.csv", ".png")),
+        *(f"{file.stem}{end}" for end in endings),
         *([str(html)] if html else []),
     ]
     say("saved", f"{file} · {', '.join(others)} · next: mmkd eval bias")

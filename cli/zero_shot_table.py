@@ -7,6 +7,9 @@ from mmkd.cli.console import printable
 from mmkd.cli.tables import align
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mmkd.evaluation.cost import Cost, Rate
     from mmkd.evaluation.statistics import Score
     from mmkd.evaluation.zero_shot_report import ModelScores, SetReport, ZeroShotReport
 
@@ -20,6 +23,7 @@ def table(report: "ZeroShotReport") -> list[str]:
     for one in report.sets:
         rows += _rows(one, report.reference)
     notes = [f"{one.task.name}: {note}" for one in report.sets for note in one.notes]
+    notes += [f"{name}: left out, {reason}" for name, reason in report.left_out.items()]
     return [*align(rows), *_beside(report), *notes]
 
 
@@ -36,6 +40,35 @@ def template_table(one: "SetReport") -> list[str]:
     return align(rows)
 
 
+def cost_table(report: "ZeroShotReport") -> list[str]:
+    """Parameters, multiply-adds and, where it was measured, speed of each model, with its share of the teacher's."""
+    if not report.costs:
+        return []
+    first = next(iter(report.costs.values()))
+    rows = [["", *report.costs]]
+    for label, read in _COSTS.items():
+        reference = None if report.reference is None else read(report.costs[report.reference])
+        cells = []
+        for name, cost in report.costs.items():
+            value = read(cost)
+            share = (
+                ""
+                if name == report.reference or not reference or not value
+                else f"  x {value / reference:.2f}"
+            )
+            cells.append("" if value is None else f"{_short(value)}{share}")
+        if any(cells):
+            rows.append([label, *cells])
+    notes = []
+    if first.images_per_second is not None:
+        threads = "" if first.threads is None else f", threads: {first.threads}"
+        notes.append(
+            f"speed: forward passes of {first.batch_size} in float32 on {first.device}{threads}, the median of "
+            f"{first.images_per_second.rounds}; texts of {first.text_tokens} tokens"
+        )
+    return [*align(rows), *notes]
+
+
 def verdict(model: "ModelScores") -> str:
     """The words that take the place of a conclusion: ``at chance``, ``collapsed (...)``; empty where neither."""
     return ", ".join(filter(None, [_chance(model.scores["top-1"]), model.collapsed]))
@@ -45,6 +78,29 @@ def cell(score: "Score") -> str:
     """``50.6 [49.6, 51.6]``."""
     low, high = score.interval.low, score.interval.high
     return f"{100 * score.value:5.1f} [{100 * low:4.1f}, {100 * high:4.1f}]"
+
+
+_COSTS: "dict[str, Callable[[Cost], float | None]]" = {
+    "parameters": lambda cost: cost.parameters,
+    "  of the image tower": lambda cost: cost.image_parameters,
+    "  of the text tower": lambda cost: cost.text_parameters,
+    "multiply-adds an image": lambda cost: cost.image_macs,
+    "multiply-adds a text": lambda cost: cost.text_macs,
+    "images a second": lambda cost: _median(cost.images_per_second),
+    "texts a second": lambda cost: _median(cost.texts_per_second),
+}
+
+
+def _median(rate: "Rate | None") -> float | None:
+    return None if rate is None else rate.value
+
+
+def _short(value: float) -> str:
+    """``89.8 M``."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
 
 
 def _chance(score: "Score") -> str:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmkd.encoders import PairEncoder
     from mmkd.evaluation.bias import BiasReport
-    from mmkd.evaluation.zero_shot import ZeroShotTask
     from mmkd.evaluation.zero_shot_report import ZeroShotReport
+    from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 
 def zero_shot(

@@ -19,7 +19,7 @@ from mmkd.losses.task import clip
 if TYPE_CHECKING:
     from mmkd.data import PairDataset
     from mmkd.encoders import PairEncoder
-    from mmkd.evaluation.zero_shot import ZeroShotTask
+    from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 MAX_PAIRS = 1_000  # Karpathy's Flickr30k test size: a pool in which chance is 0.1 %
 PAIR_METRICS = ("val/loss", "val/recall@1")

@@ -89,7 +89,7 @@ def test_a_second_evaluation_embeds_nothing_and_says_the_same(
     folder = work / "runs" / "first"
     kept = {file.name: file.read_bytes() for file in folder.glob("zero-shot*")}
     assert set(kept) == {"zero-shot.json", "zero-shot.csv", "zero-shot-confusion.csv", "zero-shot.png"}
-    monkeypatch.setattr("mmkd.encoders.PairEncoder.encode_pixels", None)
+    monkeypatch.setattr("mmkd.encoders.PairEncoder.preprocess", None)
     monkeypatch.setattr("mmkd.encoders.PairEncoder.encode_texts", None)
     assert mmkd(*evaluate) == 0
     assert capsys.readouterr().out == first

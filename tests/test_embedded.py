@@ -23,7 +23,7 @@ def test_a_second_evaluation_embeds_nothing_and_finds_the_same(tmp_path: Path) -
     again = evaluate({"a": replace(one, text=one.text * np.nan)}, task_of(12), kept=kept, by_template=True)
     assert calls == 1
     assert again.to_json(None) == first.to_json(None)
-    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert len(list((tmp_path / "kept").iterdir())) == 3  # images, sentences, scores
 
 
 def test_only_the_new_model_is_run(tmp_path: Path) -> None:

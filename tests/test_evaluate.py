@@ -21,7 +21,7 @@ def encoder(tiny_clip: Path) -> mmkd.PairEncoder:
 
 
 def test_a_model_judged_beside_itself_scores_the_same(encoder: mmkd.PairEncoder) -> None:
-    from mmkd.evaluation.zero_shot import ZeroShotTask
+    from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
     images = [(png(number), number % len(COLOURS)) for number in range(18)]
     task = ZeroShotTask("colours", images, COLOURS, ("a {} thing",))

@@ -84,7 +84,8 @@ def test_the_head_is_part_of_what_identifies_a_student(headed: Path, tiny_clip: 
 
 
 def test_zero_shot_sees_through_the_head(headed: Path, tiny_encoder: PairEncoder) -> None:
-    from mmkd.evaluation.zero_shot import ZeroShotTask, evaluate
+    from mmkd.evaluation.zero_shot import evaluate
+    from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
     streams = [io.BytesIO() for _ in IMAGES]
     for image, stream in zip(IMAGES, streams, strict=True):

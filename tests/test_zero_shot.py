@@ -18,7 +18,6 @@ from mmkd.evaluation.statistics import unit_vectors
 from mmkd.evaluation.tasks import open_task, read_templates
 from mmkd.evaluation.zero_shot import (
     Answers,
-    ZeroShotTask,
     choose_rows,
     class_weights,
     evaluate,
@@ -27,6 +26,7 @@ from mmkd.evaluation.zero_shot import (
     true_ranks,
 )
 from mmkd.evaluation.zero_shot_report import RECALL, TOP_1, TOP_5, ZeroShotReport
+from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 SPEC = TeacherSpec("fake", None, "w", "p", "t", 2, 100.0, (1, 1))
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")

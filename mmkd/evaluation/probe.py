@@ -11,7 +11,8 @@ from mmkd.errors import DataError
 from mmkd.evaluation.embedded import BATCH_SIZE, ContentHash, KeptEmbeddings, embed_images
 from mmkd.evaluation.probe_report import ModelProbe, ProbeReport
 from mmkd.evaluation.statistics import Score, geometry, top_k_chance, wilson_interval
-from mmkd.evaluation.zero_shot import LabelledImages, choose_rows, true_ranks
+from mmkd.evaluation.zero_shot import choose_rows, true_ranks
+from mmkd.evaluation.zero_shot_task import LabelledImages
 
 if TYPE_CHECKING:
     from mmkd.encoders import PairEncoder

@@ -8,7 +8,7 @@ from typing import Any
 from mmkd.data import LabelledDataset, open_labelled
 from mmkd.errors import ConfigError, DataError, MmkdError
 from mmkd.evaluation.builtin_sets import BuiltinSet, builtin_sets, find_builtin, open_builtin
-from mmkd.evaluation.zero_shot import ZeroShotTask, check_templates
+from mmkd.evaluation.zero_shot_task import ZeroShotTask, check_templates
 from mmkd.parse import read_text, read_yaml
 
 # For data of one's own, where nobody has tuned a list.

@@ -1,14 +1,13 @@
 """Zero-shot classification, as OpenAI's CLIP does it, with what each score is worth."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmkd.errors import ConfigError, DataError
+from mmkd.errors import DataError
 from mmkd.evaluation.calibration import confidences, expected_calibration_error
 from mmkd.evaluation.embedded import (
     BATCH_SIZE,
@@ -19,6 +18,7 @@ from mmkd.evaluation.embedded import (
     embed_images,
     embed_texts,
 )
+from mmkd.evaluation.kept_results import Judged, KeptResult
 from mmkd.evaluation.permutation import FEWEST, class_permutation_p
 from mmkd.evaluation.statistics import (
     Score,
@@ -30,88 +30,12 @@ from mmkd.evaluation.statistics import (
     wilson_interval,
 )
 from mmkd.evaluation.zero_shot_report import RECALL, TOP_1, TOP_5, ModelScores, SetReport
+from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 if TYPE_CHECKING:
     from mmkd.encoders import PairEncoder
 
 _CHUNK = 4_096  # images whose cosines with all classes are held at a time
-
-
-class LabelledImages(Protocol):
-    """Encoded images with an integer label each."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, row: int, /) -> tuple[bytes, int]: ...
-
-
-@dataclass(frozen=True)
-class ZeroShotTask:
-    """Images, the classes they may belong to, and how a class is put into words.
-
-    Attributes:
-        name: what the set is called in tables.
-        images: the images, with the data's own labels.
-        class_names: names of the K classes.
-        templates: sentences with ``{}`` where a class name goes.
-        classes: the data's label ``i`` means class ``classes[i]``; ``None``: labels are classes.
-        source: where the images came from, to be said aloud.
-        synonyms: further names of a class, averaged with its own.
-        shared_names: a name may be that of several classes, which nothing then tells apart.
-    """
-
-    name: str
-    images: LabelledImages
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]
-    classes: tuple[int, ...] | None = None
-    source: str = ""
-    synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    shared_names: bool = False
-
-    def __post_init__(self) -> None:
-        if len(self.class_names) < 2:
-            raise DataError(
-                f"{self.name} has {len(self.class_names)} class names; expected at least 2 to choose from"
-            )
-        repeated = self.repeated_names
-        if repeated and not self.shared_names:
-            raise DataError(
-                f"{self.name} has the class name {repeated[0]!r} more than once; rename or merge the classes"
-            )
-        check_templates(self.templates, self.name)
-
-    @property
-    def repeated_names(self) -> list[str]:
-        """The names that several classes share."""
-        return [name for name, count in Counter(self.class_names).items() if count > 1]
-
-    def label(self, row: int, label: int) -> int:
-        """The class of a row whose label in the data is ``label``.
-
-        Raises:
-            DataError: the label is out of range.
-        """
-        known = len(self.class_names if self.classes is None else self.classes)
-        if not 0 <= label < known:
-            raise DataError(
-                f"row {row} of {self.name} has label {label}; expected 0 to {known - 1}, one for each of its "
-                f"{known} class names"
-            )
-        return label if self.classes is None else self.classes[label]
-
-
-def check_templates(templates: Sequence[str], where: str) -> None:
-    """Refuse what is no list of templates.
-
-    Raises:
-        ConfigError: there is none, or one lacks its ``{}``.
-    """
-    if not templates:
-        raise ConfigError(f"{where} has no templates; expected at least one, such as 'a photo of a {{}}.'")
-    for template in templates:
-        if template.count("{}") != 1:
-            raise ConfigError(f"template {template!r} of {where} has no single {{}} to put the class name in")
 
 
 def class_sentences(
@@ -297,21 +221,28 @@ def evaluate(
     """
     rows = choose_rows(len(task.images), limit)
     labels, content = _survey(task, rows)
-    embedded = embed_images(
-        encoders,
-        _Bytes(task),
-        rows.tolist(),
-        batch_size=batch_size,
-        kept=kept,
-        content=content,
-        progress=progress,
-    )
-    first = next(iter(embedded.values()))
-    places, skipped = first.places, first.skipped
-    if len(places) < 2:
-        raise DataError(f"{task.name} has {len(places)} images that can be decoded; expected at least 2")
-    models = {}
-    for name, encoder in encoders.items():
+    results = {
+        name: KeptResult(kept, encoder, task, content, labels, by_template)
+        for name, encoder in encoders.items()
+    }
+    found = {name: known for name, result in results.items() if (known := result.read()) is not None}
+    missing = {name: encoder for name, encoder in encoders.items() if name not in found}
+    if missing:
+        embedded = embed_images(
+            missing,
+            _Bytes(task),
+            rows.tolist(),
+            batch_size=batch_size,
+            kept=kept,
+            content=content,
+            progress=progress,
+        )
+    elif progress is not None:
+        progress(len(rows))
+    for name, encoder in missing.items():
+        places = embedded[name].places
+        if len(places) < 2:
+            raise DataError(f"{task.name} has {len(places)} images that can be decoded; expected at least 2")
         sentences = class_sentences(
             encoder,
             task.class_names,
@@ -320,8 +251,19 @@ def evaluate(
             batch_size=batch_size,
             kept=kept,
         )
-        models[name] = _judge(encoder, embedded[name], sentences, labels[places], by_template)
-    return SetReport(task, labels[places], rows[places], skipped, models)
+        scores = _judge(encoder, embedded[name], sentences, labels[places], by_template)
+        found[name] = Judged(scores, places, embedded[name].skipped)
+        results[name].keep(found[name])
+    models = {name: found[name].scores for name in encoders}
+    first = next(iter(found.values()))
+    return SetReport(
+        task,
+        labels[first.places],
+        rows[first.places],
+        first.skipped,
+        models,
+        tuple(name for name in encoders if name not in missing),
+    )
 
 
 def _judge(

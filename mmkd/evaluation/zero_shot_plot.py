@@ -78,3 +78,55 @@ def _draw_score(axes: "Axes", model: "ModelScores", at: float, place: int, *, la
         fontsize=8.5,
         color=INK if known else "#777777",
     )
+
+
+def plot_trade(report: "ZeroShotReport") -> "Figure | None":
+    """Mean top-1 over the sets against images a second, a point a model; ``None`` where speed was not measured."""
+    from matplotlib.figure import Figure
+
+    rates = {
+        name: cost.images_per_second
+        for name, cost in report.costs.items()
+        if cost.images_per_second is not None
+    }
+    if not rates:
+        return None
+    figure = Figure(figsize=(6.4, 4.2), dpi=160, layout="constrained")
+    axes = figure.add_subplot()
+    means = {
+        name: 100 * sum(one.models[name].scores[TOP_1].value for one in report.sets) / len(report.sets)
+        for name in rates
+    }
+    for place, (name, rate) in enumerate(rates.items()):
+        spread = [[rate.value - rate.low], [rate.high - rate.value]]
+        style: dict[str, Any] = {"fmt": MARKERS[place % len(MARKERS)], "color": COLOURS[place % len(COLOURS)]}
+        axes.errorbar(rate.value, means[name], xerr=spread, capsize=3, markersize=8, **style)
+        words = f"{name}\n{report.costs[name].parameters / 1e6:.3g} M parameters"
+        axes.annotate(
+            words,
+            (rate.value, means[name]),
+            xytext=(9, 7),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=INK,
+        )
+    chance = (
+        100
+        * sum(next(iter(one.models.values())).scores[TOP_1].chance for one in report.sets)
+        / len(report.sets)
+    )
+    axes.axhline(chance, color="#CC3311", linestyle=(0, (4, 3)), lw=1.2)
+    axes.annotate(
+        "chance", (0, chance), xytext=(4, 3), textcoords="offset points", fontsize=8, color="#CC3311"
+    )
+    axes.set_xlim(0, 1.45 * max(rate.high for rate in rates.values()))
+    axes.set_ylim(0, min(105, 1.25 * max(*means.values(), chance) + 2))
+    axes.set_xlabel("images a second (median, quartiles)", color=INK)
+    axes.set_ylabel(
+        f"top-1, mean of {len(report.sets)} sets, %" if len(report.sets) > 1 else "top-1, %", color=INK
+    )
+    axes.set_title("What a score costs", loc="left", fontweight="bold", color=INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(colors="#555555")
+    return figure

@@ -1,7 +1,7 @@
 """What a zero-shot evaluation found, as values, as JSON and as rows of a table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from mmkd.evaluation.statistics import CONFIDENCE, Geometry, Score, retention
 
 if TYPE_CHECKING:
     from mmkd.embeddings import TeacherSpec
-    from mmkd.evaluation.zero_shot import ZeroShotTask
+    from mmkd.evaluation.cost import Cost
+    from mmkd.evaluation.published import Reproduction
+    from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 SCHEMA = "mmkd.zero-shot"
 SCHEMA_VERSION = 1
@@ -109,6 +111,7 @@ class SetReport:
         rows: int (N,), which of the set's rows these are.
         skipped: how many images could not be decoded, by reason.
         models: scores by the model's name, in the order of evaluation.
+        kept: the models whose scores were there already.
     """
 
     task: "ZeroShotTask"
@@ -116,6 +119,7 @@ class SetReport:
     rows: NDArray[np.int64]
     skipped: Mapping[str, int]
     models: Mapping[str, ModelScores]
+    kept: tuple[str, ...] = ()
 
     @property
     def notes(self) -> list[str]:
@@ -222,11 +226,17 @@ class ZeroShotReport:
         models: what identifies each model, by name.
         reference: the name of the teacher, that the others are measured against.
         sets: one report a set.
+        costs: parameters, multiply-adds and, where it was measured, speed, by model.
+        checks: scores held against published ones; empty where not asked for.
+        left_out: sets that could not be opened, with the reason.
     """
 
     models: "Mapping[str, TeacherSpec]"
     reference: str | None
     sets: tuple[SetReport, ...]
+    costs: "Mapping[str, Cost]" = field(default_factory=dict)
+    checks: "tuple[Reproduction, ...]" = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; ``schema_version`` changes when a key changes its meaning or goes."""
@@ -236,12 +246,19 @@ class ZeroShotReport:
             "confidence": CONFIDENCE,
             "reference": self.reference,
             "models": {name: asdict(spec) for name, spec in self.models.items()},
+            "cost": {name: cost.to_json() for name, cost in self.costs.items()},
             "sets": [report.to_json(self.reference) for report in self.sets],
+            "left_out": dict(self.left_out),
+            "published": [check.to_json() for check in self.checks],
         }
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a set, model and metric, for a CSV file."""
-        return [row for report in self.sets for row in _csv_rows(report, self.reference)]
+        return [
+            {**row, **_cost_columns(self.costs.get(row["model"]))}
+            for report in self.sets
+            for row in _csv_rows(report, self.reference)
+        ]
 
     def confusion_rows(self) -> list[dict[str, Any]]:
         """One row for each two classes that any image had as its class and as the answer, right ones included."""
@@ -260,6 +277,18 @@ class ZeroShotReport:
             for true, predicted in np.argwhere(counts).tolist()
             for n in (int(counts[true, predicted]),)
         ]
+
+
+def _cost_columns(cost: "Cost | None") -> dict[str, Any]:
+    if cost is None:
+        return {}
+    rates = {"images_per_second": cost.images_per_second, "texts_per_second": cost.texts_per_second}
+    return {
+        "parameters": cost.parameters,
+        "image_macs": cost.image_macs,
+        "text_macs": cost.text_macs,
+        **{name: rate and rate.value for name, rate in rates.items()},
+    }
 
 
 def _places(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
