@@ -248,6 +248,10 @@ def _explain(spec: str, error: Exception) -> str:
         )
     if isinstance(error, DatasetGenerationError) and error.__cause__ is not None:
         cause = error.__cause__
+        if "BatchSize must be greater than 0" in str(
+            cause
+        ):  # what datasets makes of a Parquet file without rows
+            return f"{spec} has no rows; expected at least one"
         return f"cannot read {spec}: {type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return f"cannot open {spec} as a data set: {text}"
