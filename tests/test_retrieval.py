@@ -15,7 +15,7 @@ from PIL import Image
 
 from mmkd.errors import ConfigError
 from mmkd.evaluation.captioned import builtin_captions, open_captioned
-from mmkd.evaluation.resampling import resample_median, resample_share
+from mmkd.evaluation.resampling import quantiles, resample_median, resample_share
 from mmkd.evaluation.retrieval import hit_chance, judge, median_chance, rank_pairs, shuffled_p
 from mmkd.evaluation.statistics import unit_vectors
 
@@ -189,3 +189,26 @@ def test_a_local_copy_under_a_builtin_name_takes_its_number_of_captions(captione
     assert (task.name, task.captions, len(task.pairs)) == ("coco", 5, 24)
     with pytest.raises(ConfigError, match="no built-in captioned set 'cocoa'"):
         open_captioned(f"cocoa={captioned}")
+
+
+def coverage_of_bootstrap(samples: int) -> float:
+    """How often the interval of a share holds the true one, where an image's captions stand or fall together."""
+    generator = np.random.default_rng(7)
+    cluster = np.repeat(np.arange(200), 5)
+    covered = 0
+    for _ in range(samples):
+        ease = generator.beta(
+            1.2, 2.0, size=200
+        )  # of an image; its captions are found each with this probability
+        interval = quantiles(resample_share(generator.random(1_000) < ease[cluster], cluster, 200))
+        covered += interval.low <= 1.2 / 3.2 <= interval.high
+    return covered / samples
+
+
+def test_the_bootstrap_covers_95_percent() -> None:
+    assert coverage_of_bootstrap(120) == pytest.approx(0.95, abs=0.045)
+
+
+@pytest.mark.full
+def test_the_bootstrap_covers_94_to_96_percent() -> None:
+    assert 0.94 <= coverage_of_bootstrap(4_000) <= 0.96

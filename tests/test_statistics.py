@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, sem
+from scipy.stats import binom, binomtest, sem
 from scipy.stats import t as student_t
 
 from mmkd.evaluation.statistics import (
@@ -47,10 +47,17 @@ def test_wilson_refuses_what_is_no_proportion(successes: int, trials: int) -> No
         wilson_interval(successes, trials)
 
 
-def test_wilson_covers_95_percent() -> None:
-    draws = np.random.default_rng(0).binomial(400, 0.1, size=4000)
-    covered = [wilson_interval(int(d), 400).low <= 0.1 <= wilson_interval(int(d), 400).high for d in draws]
-    assert 0.94 <= np.mean(covered) <= 0.965
+@pytest.mark.parametrize("trials", [400, 1_000, 10_000])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5, 0.9])
+def test_wilson_covers_94_to_96_percent(trials: int, share: float) -> None:
+    """Counted, not drawn: the probability of every number of hits whose interval holds the true share."""
+    hits = np.arange(trials + 1)
+    likely = binom.pmf(hits, trials, share)
+    covered = 0.0
+    for hit in hits[likely > 1e-12].tolist():
+        found = wilson_interval(hit, trials)
+        covered += likely[hit] * (found.low <= share <= found.high)
+    assert 0.94 <= covered <= 0.96
 
 
 def test_top_k_chance_is_k_over_classes_when_balanced() -> None:
@@ -70,9 +77,17 @@ def test_mean_recall_chance_counts_the_classes_that_have_images() -> None:
     assert mean_recall_chance(np.array([0, 0, 0, 4, 4, 7])) == pytest.approx(1 / 3)
 
 
-def test_mean_recall_interval_of_one_class_is_wilson() -> None:
+def test_mean_recall_interval_of_one_class_is_wilsons_of_an_image_less() -> None:
+    # The variance of one class is estimated from the same images as its recall: 99 of 100 are left.
     found = mean_recall_interval(np.array([30]), np.array([100]))
-    expected = wilson_interval(30, 100)
+    expected = wilson_interval(0.3 * 99, 99)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_mean_recall_interval_by_hand() -> None:
+    # Recalls 1/2 of 5 and 1 of 9: variance (1/2 * 1/2 / 4 + 0) / 2^2 = 1/64, mean 3/4, 3/4 * 1/4 * 64 = 12 images.
+    found = mean_recall_interval(np.array([2.5, 9]), np.array([5, 9]))
+    expected = wilson_interval(9, 12)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
 
 
@@ -80,17 +95,34 @@ def test_mean_recall_interval_has_width_at_the_ends() -> None:
     full = mean_recall_interval(np.array([50, 50]), np.array([50, 50]))
     assert full.high == 1.0
     assert 0.9 < full.low < 1.0
+    both = mean_recall_interval(np.array([50, 0]), np.array([50, 50]))
+    assert both.low < 0.5 < both.high
 
 
-def test_mean_recall_interval_covers_about_95_percent() -> None:
+@pytest.mark.parametrize(
+    ("classes", "images", "recalls"),
+    [
+        (5, (10, 20), (0.05, 0.95)),
+        (10, (20, 80), (0.05, 0.95)),
+        (10, (1_000, 1_001), (0.4, 0.99)),
+        (10, (20, 80), (0.9, 1.0)),
+        (100, (20, 21), (0.3, 0.7)),
+        (100, (20, 40), (0.0, 0.1)),
+        (100, (1, 4), (0.2, 0.8)),
+        (200, (50, 51), (0.0, 0.3)),
+    ],
+)
+def test_mean_recall_interval_covers_94_to_96_percent(
+    classes: int, images: tuple[int, int], recalls: tuple[float, float]
+) -> None:
     generator = np.random.default_rng(1)
-    recalls = generator.uniform(0.05, 0.95, size=10)
-    trials = generator.integers(20, 80, size=10)
-    hits = 0
-    for _ in range(1500):
-        found = mean_recall_interval(generator.binomial(trials, recalls), trials)
-        hits += found.low <= recalls.mean() <= found.high
-    assert 0.935 <= hits / 1500 <= 0.975
+    true, trials = generator.uniform(*recalls, classes), generator.integers(*images, classes)
+    draws = generator.binomial(trials, true, size=(5_000, classes))
+    found = [mean_recall_interval(one, trials) for one in draws]
+    covered = np.mean([one.low <= true.mean() <= one.high for one in found])
+    assert 0.94 <= covered <= 0.96
+    # It errs to both sides alike, which combined limits of each class do not where recalls are near 0 or 1.
+    assert np.mean([one.low > true.mean() for one in found]) == pytest.approx(0.025, abs=0.013)
 
 
 def test_mean_interval_equals_scipy() -> None:

@@ -108,7 +108,7 @@ def z_value(confidence: float = CONFIDENCE) -> float:
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
-def wilson_interval(successes: float, trials: int, *, confidence: float = CONFIDENCE) -> Interval:
+def wilson_interval(successes: float, trials: float, *, confidence: float = CONFIDENCE) -> Interval:
     """Score interval of a binomial proportion; sensible at 0, at 1 and for few trials.
 
     Raises:
@@ -158,26 +158,30 @@ def mean_recall_interval(
 ) -> Interval:
     """Interval of the mean of independent per-class recalls.
 
-    Each class's Wilson limits are combined by their squared distances from the recall (MOVER), which keeps
-    the interval inside [0, 1] and from having no width where recalls are 0 or 1. With one class it is
-    Wilson's.
+    Wilson's, of as many images as would give the mean's variance if they were of one class: the classes' own
+    variances are added, so that classes known well or not at all, which vary little, make it narrow. Unlike the
+    normal interval it stays inside [0, 1] and keeps a width where all recalls are 0 or 1; unlike combined Wilson
+    limits of each class it is not shifted where many recalls are near 0 or 1.
 
     Args:
         correct: int (K,), correct answers of each class.
         trials: int (K,), images of each class, all positive.
         confidence: coverage aimed at.
 
-    Source: Zou, Huang and Zhang, Computational Statistics & Data Analysis 53 (2009) 1080-1085, eq. 3.
+    Source: Franco, Little, Louis and Slud, Journal of Survey Statistics and Methodology 7 (2019) 334-364, the Wilson
+    interval with effective sample size.
     """
-    recalls = correct / trials
-    limits = [
-        wilson_interval(int(c), int(n), confidence=confidence) for c, n in zip(correct, trials, strict=True)
-    ]
-    below = recalls - np.array([limit.low for limit in limits])
-    above = np.array([limit.high for limit in limits]) - recalls
+    recalls, classes = correct / trials, len(trials)
     mean = float(recalls.mean())
-    low = max(0.0, mean - float(np.sqrt((below**2).sum())) / len(recalls))
-    return Interval(low, min(1.0, mean + float(np.sqrt((above**2).sum())) / len(recalls)))
+    if mean in (0.0, 1.0):
+        images = classes**2 / float((1 / trials).sum())
+        return wilson_interval(mean * images, images, confidence=confidence)
+    # A class of one image says nothing of its own variance; the mean's is at least as large.
+    within = np.where(trials > 1, recalls * (1 - recalls) / np.maximum(trials - 1, 1), mean * (1 - mean))
+    # No surer than if one image of the largest class had been answered otherwise.
+    variance = max(float(within.sum()) / classes**2, (1 / (classes * float(trials.max()))) ** 2)
+    images = mean * (1 - mean) / variance
+    return wilson_interval(mean * images, images, confidence=confidence)
 
 
 def mean_interval(values: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
