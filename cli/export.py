@@ -79,7 +79,8 @@ def report(check: "Check") -> str:
     parts = [
         f"{check.counts[side]:,} {side}s by at most {found:.1e}" for side, found in check.differences.items()
     ]
-    return f"differs on {' and on '.join(parts)} (allowed {TOLERANCE:.0e}) · {check.by}"
+    unlike = f" · {check.unlike:,} images left out, which it crops a pixel aside" if check.unlike else ""
+    return f"differs on {' and on '.join(parts)} (allowed {TOLERANCE:.0e}) · {check.by}{unlike}"
 
 
 def _default_folder(subject: Subject, to: str, work: Path) -> Path:

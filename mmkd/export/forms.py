@@ -1,7 +1,7 @@
 """The forms that a CLIP can be written in, and the check that each must pass before it is kept."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -54,12 +54,14 @@ class Form:
         read: opens what ``write`` wrote.
         any_family: whether SigLIPs can be written, too, with or without a head.
         one_side: whether one tower may be written alone.
+        alike: whether an image is prepared as the original's is; ``None``: every one.
     """
 
     write: Callable[["PairEncoder", Path, Sequence[str]], None]
     read: Callable[[Path], Reader]
     any_family: bool = False
     one_side: bool = False
+    alike: "Callable[[PairEncoder, Image], bool] | None" = None
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ class Check:
         by: what computed the export's embeddings.
         counts: by side, how many images and texts both embedded.
         differences: by side, the largest absolute difference of any coordinate of their unit vectors.
+        unlike: images that the other library prepares otherwise, whatever the model; they were left out.
     """
 
     by: str
     counts: Mapping[str, int]
     differences: Mapping[str, float]
+    unlike: int = 0
 
 
 def export_model(
@@ -104,6 +108,7 @@ def export_model(
 
     Raises:
         ConfigError: the folder is in use, the form is unknown, or a library is not installed.
+        DataError: no image of the sample can be compared.
         ModelError: the model cannot be written in this form, or the check found a difference above ``TOLERANCE``.
     """
     form = choose_form(to)
@@ -121,7 +126,7 @@ def export_model(
     plain = fold_head(encoder)
     with atomic_folder(folder) as temporary:
         form.write(plain, temporary, sides)
-        check = compare(encoder, form.read(temporary), sample, sides)
+        check = _compare_alike(form, encoder, temporary, sample, sides)
         wrong = {side: found for side, found in check.differences.items() if not found <= TOLERANCE}
         if wrong:
             found = " and ".join(
@@ -134,6 +139,21 @@ def export_model(
         if folder.exists():
             folder.rmdir()
     return check
+
+
+def _compare_alike(
+    form: Form, encoder: "PairEncoder", folder: Path, sample: Sample, sides: Sequence[str]
+) -> Check:
+    if form.alike is None or "image" not in sides:
+        return compare(encoder, form.read(folder), sample, sides)
+    images = tuple(image for image in sample.images if form.alike(encoder, image))
+    if not images:
+        raise DataError(
+            f"all {len(sample.images)} images are cropped otherwise by the other library, so that nothing can be "
+            "compared; pass more of them with --images, or others with --data"
+        )
+    check = compare(encoder, form.read(folder), replace(sample, images=images), sides)
+    return replace(check, unlike=len(sample.images) - len(images))
 
 
 def check_folder(folder: Path) -> None:
@@ -238,7 +258,7 @@ def _sentence_transformers() -> Form:
 def _open_clip() -> Form:
     from mmkd.export import open_clip_form, open_clip_reader
 
-    return Form(open_clip_form.write, open_clip_reader.read)
+    return Form(open_clip_form.write, open_clip_reader.read, alike=open_clip_form.crops_alike)
 
 
 FORMS: dict[str, Callable[[], Form]] = {

@@ -14,6 +14,8 @@ from mmkd.errors import ModelError
 from mmkd.files import write_json
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from mmkd.encoders import PairEncoder
 
 CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
@@ -146,6 +148,19 @@ def preprocess_config(processor: Mapping[str, Any], image_size: int) -> dict[str
         "interpolation": resample,
         "resize_mode": "shortest" if shortest else "squash",
     }
+
+
+def crops_alike(encoder: "PairEncoder", image: "Image") -> bool:
+    """Whether open_clip's centre crop of an image, torchvision's, is that of the model's own preprocessing.
+
+    Of half a margin torchvision takes the nearest whole number, of two the even one; transformers rounds down. So
+    after a resize that leaves a margin of 3, 7, 11, ... pixels the two crops lie a pixel apart.
+    """
+    side = (encoder.image_processor.to_dict().get("size") or {}).get("shortest_edge")
+    if side is None:
+        return True  # resized to the square itself
+    margin: int = int(side * max(image.size) / min(image.size)) - side
+    return margin % 4 != 3
 
 
 def _is_byte(factor: float) -> bool:
