@@ -96,6 +96,40 @@ def test_metrics_equal_scikit_learn() -> None:
     assert scores[RECALL].chance == pytest.approx(1 / 9)
 
 
+# Printed by clip_benchmark 1.6.2 (zeroshot_classification.accuracy, topk=(1, 5), and scikit-learn's
+# balanced_accuracy_score as its evaluate calls it) on `known_scores()`: acc1, acc5, mean_per_class_recall.
+RECORDED = (0.515, 0.935, 0.509118356)
+
+
+def known_scores(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    labels = generator.choice(9, size=400, p=np.arange(1, 10) / 45)
+    return generator.normal(size=(400, 9)) + 1.5 * np.eye(9)[labels], labels
+
+
+def test_metrics_equal_what_clip_benchmark_printed() -> None:
+    scores = judge(*known_scores())
+    assert (scores[TOP_1].value, scores[TOP_5].value, scores[RECALL].value) == pytest.approx(RECORDED)
+
+
+@pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_equal_clip_benchmark(seed: int) -> None:
+    reference = pytest.importorskip(
+        "clip_benchmark.metrics.zeroshot_classification", reason="clip_benchmark is absent"
+    )
+    similarity, labels = known_scores(seed)
+    output, target = torch.tensor(similarity), torch.tensor(labels)
+    try:
+        first, fifth = reference.accuracy(output, target, topk=(1, 5))
+    except TypeError:  # it makes a number of an array, which newer numpys refuse
+        pytest.skip("clip_benchmark's accuracy does not run with this numpy")
+    scores = judge(similarity, labels)
+    assert (scores[TOP_1].value, scores[TOP_5].value) == pytest.approx((first, fifth))
+    recall = reference.balanced_accuracy_score(target, output.argmax(dim=1))
+    assert scores[RECALL].value == pytest.approx(recall)
+
+
 def test_scores_do_not_depend_on_the_order_of_images_or_classes() -> None:
     generator = np.random.default_rng(1)
     labels, similarity = generator.integers(0, 8, 100), generator.normal(size=(100, 8))
@@ -170,6 +204,44 @@ def test_evaluate_equals_transformers_pipeline_and_a_plain_loop(tiny_clip: Path)
     for answer, expected in zip(answers, logits.softmax(dim=-1).tolist(), strict=True):
         found = {one["label"]: one["score"] for one in answer}
         assert [found[name] for name in COLOURS] == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cifar10/test", "tiny-imagenet-32/validation"])
+def test_real_photos_equal_transformers_pipeline_and_a_plain_loop(name: str, shared_data: Path) -> None:
+    """Logits of real photos: the pipeline's, CLIPModel's own, and ours, of every class; then the answers."""
+    from transformers import CLIPModel, ZeroShotImageClassificationPipeline
+
+    folder = shared_data / "teachers" / "photos-32"
+    encoder = load_encoder(folder, device=torch.device("cpu"))
+    task, rows = open_task(str(shared_data / f"{name}.parquet")), range(0, 10_000, 500)
+    task = replace(task, images=[task.images[row] for row in rows], class_names=task.class_names[:60])
+    task = replace(task, images=[(data, label) for data, label in task.images if label < 60])
+    images = [Image.open(io.BytesIO(data)).convert("RGB") for data, _ in task.images]
+    sentences = [task.templates[0].replace("{}", one) for one in task.class_names]
+
+    weights = class_weights(encoder, task.class_names, task.templates)
+    cosines = similarities(unit_vectors(encoder.encode_images(images).numpy()), weights)
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        pixels = encoder.image_processor(images=images, return_tensors="pt")["pixel_values"]
+        tokens = encoder.tokenizer(sentences, padding=True, return_tensors="pt")
+        own = model(
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"], pixel_values=pixels
+        ).logits_per_image
+    logits = torch.tensor(cosines) * encoder.spec.logit_scale
+    torch.testing.assert_close(logits, own, atol=1e-4, rtol=0)
+
+    pipeline = ZeroShotImageClassificationPipeline(
+        model=model, tokenizer=encoder.tokenizer, image_processor=encoder.image_processor, framework="pt"
+    )
+    answers = pipeline(images, candidate_labels=list(task.class_names), hypothesis_template=task.templates[0])
+    report = evaluate({"model": encoder}, task)
+    for answer, expected, predicted in zip(
+        answers, logits.softmax(dim=-1).tolist(), report.models["model"].predicted.tolist(), strict=True
+    ):
+        found = {one["label"]: one["score"] for one in answer}
+        assert [found[one] for one in task.class_names] == pytest.approx(expected, abs=1e-5)
+        assert answer[0]["label"] == task.class_names[predicted]
 
 
 def test_batch_size_changes_nothing_and_progress_counts_every_image(tiny_clip: Path) -> None:
