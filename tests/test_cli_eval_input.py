@@ -130,3 +130,46 @@ def test_grey_and_one_pixel_images_are_images(
     assert "Warning" not in printed.err
     report = json.loads((tmp_path / "work" / "zero-shot.json").read_text())
     assert report["sets"][0]["images"] == 8
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (([0, 6, 1], COLOURS), None, "row 1 of good .train. has label 6; expected 0 to 5"),
+        (None, ([0, 9, 1], COLOURS), "row 1 of odd .test. has label 9; expected 0 to 5"),
+        (([0, 0, 0], ["red"]), ([0, 0], ["red"]), "has training images of one class; expected at least 2"),
+        (([0, 1], None), None, "has bare numbers for labels; expected class names"),
+        (([], COLOURS), None, "has no rows; expected at least one"),
+        (
+            ([0, 1, 2], COLOURS[:3]),
+            None,
+            "differ in their classes: 'orange', 'purple', 'yellow' in one alone",
+        ),
+    ],
+)
+def test_probes_of_what_makes_no_sense_give_one_line(
+    train: tuple | None,
+    test: tuple | None,
+    message: str,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    good = save(tmp_path / "good.parquet", [0, 1, 2, 3, 4, 5], COLOURS)
+    learn = good if train is None else save(tmp_path / "learn.parquet", *train)
+    judge = good if test is None else save(tmp_path / "odd.parquet", *test)
+    sides = ("--train-data", learn, "--data", judge)
+    if train is None:
+        sides = ("--train-data", save(tmp_path / "learn.parquet", [0, 1, 2], COLOURS), "--data", judge)
+    assert mmkd("eval", "probe", "--model", model, "--work", tmp_path / "work", *sides) == 1
+    assert re.search(message, one_line(capsys))
+
+
+def test_a_probe_says_which_classes_it_could_not_learn(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learn = save(tmp_path / "learn.parquet", [0, 1, 2, 0, 1, 2], COLOURS)
+    judge = save(tmp_path / "judge.parquet", [0, 1, 2, 3, 4, 5], COLOURS)
+    sides = ("--train-data", learn, "--data", judge)
+    assert mmkd("eval", "probe", "--model", model, "--work", tmp_path / "work", *sides) == 0
+    assert "3 of 6 classes have no training image, so theirs cannot be right" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,3 +178,27 @@ def test_teacher_student_baseline_and_a_siglip_stand_in_one_table_with_what_they
     assert {row["model"] for row in rows} == {"teacher", "first", "siglip"}
     assert int(rows[0]["parameters"]) == teacher["parameters"]
     assert (tmp_path / "all-speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_hub_id_is_judged_like_a_folder_and_checked_by_its_name(
+    tiny_clip: Path,
+    tmp_path: Path,
+    three_sets: dict[str, BuiltinSet],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub = Path(os.environ["HF_HOME"]) / "hub" / "models--maker--tiny"
+    shutil.copytree(tiny_clip, hub / "snapshots" / ("c" * 40))
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("c" * 40)
+    try:
+        three_sets["bright"] = replace(three_sets["bright"], published={"maker/tiny": {"top-1": 50.0}})
+        common = ("eval", "zero-shot", "--model", "maker/tiny", "--work", tmp_path / "work")
+        mmkd(*common, "--check")
+        printed = capsys.readouterr()
+        assert "student   maker/tiny @ ccccccc · 4 + 4 layers" in printed.err
+        assert "maker/tiny" in printed.out
+        report = read(tmp_path / "work" / "zero-shot-check.json")
+        assert report["published"][0]["model"] == "maker/tiny"
+        assert report["models"]["student"]["revision"] == "c" * 40
+    finally:
+        shutil.rmtree(hub)

@@ -259,6 +259,7 @@ def evaluate_probe(
         skipped,
         {name: encoder.spec for name, encoder in encoders.items()},
         models,
+        unlearnt=classes - len(np.unique(train_labels)),
     )
 
 

@@ -54,6 +54,8 @@ class ProbeReport:
         skipped: images that could not be decoded, by side.
         specs: what identifies each model, by name.
         models: by name, in the order of evaluation; one named ``teacher`` is the reference.
+        reference: the name of the teacher, that the others are measured against.
+        unlearnt: classes without a training image.
     """
 
     name: str
@@ -65,15 +67,21 @@ class ProbeReport:
     specs: "Mapping[str, TeacherSpec]"
     models: Mapping[str, ModelProbe]
     reference: str | None = None
+    unlearnt: int = 0
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the scores must know."""
-        return [
+        notes = [
             f"{count:,} {side} images left out: they cannot be decoded"
             for side, count in self.skipped.items()
             if count
         ]
+        if self.unlearnt:
+            notes.append(
+                f"{self.unlearnt} of {len(self.class_names)} classes have no training image, so theirs cannot be right"
+            )
+        return notes
 
     def retention(self, model: str, metric: str) -> float | None:
         """What ``model`` kept of the reference's score over chance; ``None`` for the reference, or at chance."""
@@ -109,6 +117,7 @@ class ProbeReport:
                 "train_images": self.train_images,
                 "test_images": self.test_images,
                 "skipped": dict(self.skipped),
+                "notes": self.notes,
             },
             "models": {name: self._model_json(name) for name in self.models},
         }
