@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +17,8 @@ from mmkd.cli.zero_shot_sets import check_options, choose_sets, open_sets, repor
 from mmkd.cli.zero_shot_table import cost_table, table, template_table
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from mmkd.evaluation.embedded import KeptEmbeddings
     from mmkd.evaluation.zero_shot_report import ZeroShotReport
     from mmkd.evaluation.zero_shot_task import ZeroShotTask
@@ -163,7 +166,8 @@ def run_zero_shot(
             f"{len(task.templates)} templates",
         )
         with progress("images") as bar:
-            bar_id = bar.add_task(task.name, total=rows)
+            read_id = bar.add_task("reading", total=rows)
+            bar_id = bar.add_task(task.name, total=rows, start=False)
             reports.append(
                 evaluate(
                     encoders,
@@ -172,7 +176,8 @@ def run_zero_shot(
                     limit=limit,
                     by_template=by_template,
                     kept=kept,
-                    progress=lambda done, bar=bar, bar_id=bar_id: bar.advance(bar_id, done),  # type: ignore[misc]
+                    progress=partial(_advance, bar, bar_id),
+                    on_read=partial(bar.advance, read_id),
                 )
             )
         if reports[-1].kept:
@@ -183,6 +188,11 @@ def run_zero_shot(
         say("speed", "forward passes of all models by turns")
         costs = measure_rates(encoders, costs)
     return ZeroShotReport(specs, TEACHER if TEACHER in specs else None, tuple(reports), costs)
+
+
+def _advance(bar: "Progress", task: "TaskID", done: int) -> None:
+    bar.start_task(task)  # its clock runs from the first batch on
+    bar.advance(task, done)
 
 
 def _save(report: "ZeroShotReport", file: Path, html: Path | None) -> None:

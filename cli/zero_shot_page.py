@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mmkd.cli.console import printable
 from mmkd.cli.models import describe
 from mmkd.cli.pages import thumbnail, write_page
-from mmkd.cli.zero_shot_table import cell, verdict
+from mmkd.cli.zero_shot_table import cell, cost_words, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,10 @@ def write_zero_shot_page(file: Path, report: "ZeroShotReport") -> None:
         file,
         "zero_shot.html",
         title="Zero-shot classification",
-        models=[(name, describe(spec)) for name, spec in report.models.items()],
+        models=[
+            (name, " · ".join([describe(spec), *cost_words(report.costs.get(name))]))
+            for name, spec in report.models.items()
+        ],
         plot=_plot(report),
         sets=[_set(one) for one in report.sets],
     )

@@ -69,6 +69,12 @@ def cost_table(report: "ZeroShotReport") -> list[str]:
     return [*align(rows), *notes]
 
 
+def cost_words(cost: "Cost | None") -> list[str]:
+    """``11.2 M parameters``, ``41.4 M multiply-adds an image``, and what else is known."""
+    values = {} if cost is None else {label: read(cost) for label, read in _COSTS.items() if label[0] != " "}
+    return [f"{_short(value)} {label}" for label, value in values.items() if value is not None]
+
+
 def verdict(model: "ModelScores") -> str:
     """The words that take the place of a conclusion: ``at chance``, ``collapsed (...)``; empty where neither."""
     return ", ".join(filter(None, [_chance(model.scores["top-1"]), model.collapsed]))

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import save_tiny_siglip
 from test_cli_eval import COLOURS, colours, make_labelled, mmkd, one_line, work  # noqa: F401 - fixtures
@@ -202,3 +203,23 @@ def test_a_hub_id_is_judged_like_a_folder_and_checked_by_its_name(
         assert report["models"]["student"]["revision"] == "c" * 40
     finally:
         shutil.rmtree(hub)
+
+
+def test_the_trade_is_drawn_in_grey_where_nothing_is_known() -> None:
+    from test_zero_shot import FakeEncoder, task_of
+
+    from mmkd.evaluation.cost import Cost, Rate
+    from mmkd.evaluation.zero_shot import evaluate
+    from mmkd.evaluation.zero_shot_plot import plot_trade
+    from mmkd.evaluation.zero_shot_report import ZeroShotReport
+
+    seen, blind = np.eye(6)[np.arange(60) % 6], np.random.default_rng(0).normal(size=(60, 6))
+    models = {"sees": FakeEncoder(np.eye(6), seen), "blind": FakeEncoder(np.eye(6), blind)}
+    models["flat"] = FakeEncoder(np.eye(6), np.ones((60, 6)))
+    cost = Cost(1_000_000, 1, 1, 1, 1, 1, Rate(10, 9, 11, 5))
+    report = evaluate(models, task_of(60, ("a", "b", "c", "d", "e", "f")))
+    specs = {name: model.spec for name, model in models.items()}
+    whole = ZeroShotReport(specs, None, (report,), dict.fromkeys(models, cost))
+    words = [text.get_text().split("\n")[0] for text in plot_trade(whole).axes[0].texts]
+    assert words == ["sees", "blind, at chance", "flat, collapsed", "chance"]
+    assert plot_trade(replace(whole, costs={})) is None

@@ -203,6 +203,7 @@ def evaluate(
     by_template: bool = False,
     kept: KeptEmbeddings | None = None,
     progress: Callable[[int], None] | None = None,
+    on_read: Callable[[int], None] | None = None,
 ) -> SetReport:
     """Classify one set with every model; each image is decoded once, and encoded once a model.
 
@@ -214,13 +215,14 @@ def evaluate(
         by_template: also score each template alone.
         kept: embeddings of earlier evaluations, and where those of this one are kept.
         progress: called with the number of images of each batch done.
+        on_read: called with 1 for each image whose bytes were read and hashed, which comes first.
 
     Raises:
         DataError: fewer than 2 images can be decoded, or a label is out of range.
         ModelError: a model's embeddings are zero or not finite.
     """
     rows = choose_rows(len(task.images), limit)
-    labels, content = _survey(task, rows)
+    labels, content = _survey(task, rows, on_read)
     results = {
         name: KeptResult(kept, encoder, task, content, labels, by_template)
         for name, encoder in encoders.items()
@@ -325,11 +327,15 @@ class _Bytes:
         return self._images[row][0]
 
 
-def _survey(task: ZeroShotTask, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], str]:
+def _survey(
+    task: ZeroShotTask, rows: NDArray[np.int64], on_read: Callable[[int], None] | None
+) -> tuple[NDArray[np.int64], str]:
     """The classes of ``rows``, and the hash of their images."""
     content, labels = ContentHash(), np.empty(len(rows), dtype=np.int64)
     for place, row in enumerate(rows.tolist()):
         data, label = task.images[row]
         content.add(data)
         labels[place] = task.label(row, label)
+        if on_read is not None:
+            on_read(1)
     return labels, content.hexdigest()

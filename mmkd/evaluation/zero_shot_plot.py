@@ -6,6 +6,8 @@ from mmkd.evaluation.plots import FAINT, INK
 from mmkd.evaluation.zero_shot_report import TOP_1
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -98,17 +100,17 @@ def plot_trade(report: "ZeroShotReport") -> "Figure | None":
         for name in rates
     }
     for place, (name, rate) in enumerate(rates.items()):
+        colour, words = _standing([one.models[name] for one in report.sets], place)
         spread = [[rate.value - rate.low], [rate.high - rate.value]]
-        style: dict[str, Any] = {"fmt": MARKERS[place % len(MARKERS)], "color": COLOURS[place % len(COLOURS)]}
+        style: dict[str, Any] = {"fmt": MARKERS[place % len(MARKERS)], "color": colour}
         axes.errorbar(rate.value, means[name], xerr=spread, capsize=3, markersize=8, **style)
-        words = f"{name}\n{report.costs[name].parameters / 1e6:.3g} M parameters"
         axes.annotate(
-            words,
+            f"{name}{words}\n{report.costs[name].parameters / 1e6:.3g} M parameters",
             (rate.value, means[name]),
             xytext=(9, 7),
             textcoords="offset points",
             fontsize=8.5,
-            color=INK,
+            color="#777777" if words else INK,
         )
     chance = (
         100
@@ -130,3 +132,12 @@ def plot_trade(report: "ZeroShotReport") -> "Figure | None":
         axes.spines[side].set_visible(False)
     axes.tick_params(colors="#555555")
     return figure
+
+
+def _standing(models: "Sequence[ModelScores]", place: int) -> tuple[str, str]:
+    """A model's colour, and the words beside its name: grey where no score of it can be told from guessing."""
+    if any(model.collapsed for model in models):
+        return FAINT, ", collapsed"
+    if all(model.at_chance for model in models):
+        return FAINT, ", at chance"
+    return COLOURS[place % len(COLOURS)], ""
