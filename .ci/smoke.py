@@ -30,8 +30,7 @@ wanted = [
         for name in ("cpu", "one-gpu", "multi-gpu", "multi-node", "zero1", "zero2", "zero3")
     ),
     *(f"accelerate/zero{stage}-offload.yaml" for stage in (1, 2, 3)),
-    "bias/gender.yaml",
-    "bias/professions.yaml",
+    *(f"bias/{name}.yaml" for name in ("controls", "gender", "percent_women", "professions")),
     "recipes/demo-teacher.yaml",
     "zero_shot/cifar10.yaml",
     "zero_shot/cifar100.yaml",

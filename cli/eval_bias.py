@@ -1,168 +1,210 @@
-"""``mmkd eval bias``: did the student inherit which professions its teacher thinks female?"""
+"""``mmkd eval bias``: did the student inherit its teacher's bias?"""
 
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmkd.cli.console import console, say, warn
-from mmkd.cli.eval_zero_shot import REPORT as ZERO_SHOT_REPORT
-from mmkd.cli.models import Subject, describe, find_students, find_teacher, report_file
+from mmkd.cli.console import console, progress, say
+from mmkd.cli.models import TEACHER, find_students, find_teacher, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
-from mmkd.cli.tables import align
 from mmkd.cli.workspace import Workspace
-from mmkd.errors import ConfigError, MmkdError
+from mmkd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mmkd.evaluation.bias import BiasReport, Correlation, ModelBias
+    from mmkd.cli.models import Subject
+    from mmkd.evaluation.bias.image_sets import GroupedImages
+    from mmkd.evaluation.bias.report import BiasReport
+    from mmkd.evaluation.bias.words import BiasWords
+    from mmkd.evaluation.embedded import KeptEmbeddings
 
 REPORT = "bias.json"
-SHOWN = 5
 
 
 def bias(
     *,
     model: Annotated[
-        str | None, typer.Option(help="Run, folder or hub id to probe. Default: the latest run.")
+        list[str] | None,
+        typer.Option(
+            help="Run, folder or hub id to probe; may be given several times. Default: the latest run."
+        ),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="Hub id or folder to compare with. Default: the run's own teacher.")
     ] = None,
+    terms: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML with two attributes and targets of your own. Default: gender and professions.",
+        ),
+    ] = None,
+    embeddings: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Probe word vectors instead of models: .npz with 'words' and 'vectors'. The first of several is the "
+            "teacher.",
+        ),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Images of people with a group each, to be ranked and classified: hub id, file, folder.",
+        ),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the images.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(help="Column of each image's group. Default: gender, sex, group or attribute."),
+    ] = None,
+    occupation_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the occupations. Default: occupation, profession or job, if any."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=4, help="Images to take, evenly spread. Default: all.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Places of a ranking of images that are looked at.")] = 100,
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="JSON to write, with the plot beside it. Default: bias.json in the run."
+            metavar="FILE", help="JSON to write, with the rest beside it. Default: bias.json in the run."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences a forward pass.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences, or images, a forward pass.")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    keep: Annotated[
+        bool, typer.Option(help="Keep the embeddings in --work, so that the next evaluation is quick.")
+    ] = True,
     work: Work = DEFAULT_WORK,
     config: Config = None,  # noqa: ARG001 - read by its callback
 ) -> None:
-    """Compare which professions lie nearer to the female than to the male terms, in teacher and student.
+    """Which professions lie nearer to the female than to the male terms, in teacher and student?
 
-    A high rank correlation means that the bias was passed on. Where a model does not know the words, has
-    collapsed or is at chance, the conclusion is withheld, and the reason given.
+    The verdict is preserved, reduced, amplified, reshaped or inconclusive, by stated rules. It is withheld where a model
+    does not know the words, has collapsed or is at chance: a student that knows nothing has small gaps. What each number
+    means is in docs/bias.md.
 
     \b
       mmkd eval bias
-      mmkd eval bias --model work/runs/mine --teacher openai/clip-vit-base-patch32 --out bias.json
+      mmkd eval bias --model work/runs/distilled --model work/runs/from-scratch
+      mmkd eval bias --terms age.yaml --images people.parquet
+      mmkd eval bias --embeddings teacher.npz --embeddings student.npz --out bias.json
     """
-    from mmkd.files import write_json
+    from mmkd.evaluation.bias.word_lists import builtin_words, read_words
+    from mmkd.evaluation.embedded import KeptEmbeddings
 
-    students = find_students([model] if model else [], Workspace(work).runs)
+    words = builtin_words() if terms is None else read_words(terms)
+    if embeddings:
+        if model or teacher or images:
+            raise ConfigError(
+                "--embeddings probes vectors, not models; leave out --model, --teacher and --images"
+            )
+        if out is not None and out.is_dir():
+            raise ConfigError(f"{out} is a folder; expected the name of a file, such as {out / REPORT}")
+        write(_of_vectors(embeddings, words, seed), out or work / REPORT)
+        return
+    students = find_students(model or [], Workspace(work).runs)
     reference = find_teacher(teacher, students)
     if reference is None:
         raise ConfigError(f"{students[0].source} names no teacher to compare with; pass one with --teacher")
     file = report_file(out, students, work, REPORT)
-    report = run_bias(reference, students[0], batch_size=batch_size)
+    kept = KeptEmbeddings(Workspace(work).embeddings) if keep else None
+    columns = {
+        "image_column": image_column,
+        "group_column": group_column,
+        "occupation_column": occupation_column,
+    }
+    opened = None
+    if images is not None:
+        from mmkd.evaluation.bias.image_sets import open_grouped
+
+        opened = open_grouped(images, words, split=split, limit=limit, **columns)
+        say("images", f"{opened.source} · {len(opened.rows):,} taken")
+    write(_of_models([reference, *students], words, opened, batch_size, top, kept, seed), file)
+
+
+def write(report: "BiasReport", file: Path) -> None:
+    """Print the report, and write it as JSON, CSV and figures."""
+    from mmkd.cli.bias_table import table
+    from mmkd.files import write_csv, write_json
+
     for line in table(report):
         console.print(line, markup=False, soft_wrap=True)
     write_json(file, report.to_json())
+    write_csv(file.with_suffix(".csv"), report.rows())
     plots = save_plots(report, file)
-    say("saved", " · ".join(str(path) for path in (file, *plots)))
-
-
-def run_bias(teacher: Subject, student: Subject, *, batch_size: int) -> "BiasReport":
-    """Probe both models with the built-in words, saying what is done."""
-    from mmkd.evaluation.bias import compare, probe
-    from mmkd.evaluation.words import builtin_words
-
-    words = builtin_words()
-    found: list[ModelBias] = []
-    for name, subject in (("teacher", teacher), ("student", student)):
-        encoder = subject.load()
-        say(name, describe(encoder.spec))
-        if not found:
-            say(
-                "words",
-                f"{len(words.targets)} professions · {len(words.female)} female and {len(words.male)} male "
-                f"terms · {len(words.templates)} templates",
-            )
-        found.append(probe(encoder, words, batch_size=batch_size))
-    doubts = zero_shot_doubts(student, found[1].spec.weights_hash)
-    return compare(found[0], found[1], words, doubts=doubts)
-
-
-def zero_shot_doubts(student: Subject, weights_hash: str) -> list[str]:
-    """What the run's zero-shot report says against the student: at chance, or collapsed, on every set."""
-    from mmkd.evaluation.zero_shot_report import SCHEMA, SCHEMA_VERSION
-    from mmkd.parse import read_json
-
-    file = None if student.run is None else student.run.folder / ZERO_SHOT_REPORT
-    if file is None or not file.is_file():
-        say("note", "no zero-shot scores of this student yet, so it is not known whether it knows anything")
-        return []
-    try:
-        report = read_json(file)
-        if (report.get("schema"), report.get("schema_version")) != (SCHEMA, SCHEMA_VERSION):
-            return []
-        names = [name for name, spec in report["models"].items() if spec["weights_hash"] == weights_hash]
-        results = [(one["name"], one["models"][name]) for one in report["sets"] for name in names[:1]]
-        at_chance = [result["at_chance"] or result["collapsed"] for _, result in results]
-    except (MmkdError, KeyError, TypeError, AttributeError) as error:
-        warn(f"{file} cannot be read as a zero-shot report ({type(error).__name__}); it is left out")
-        return []
-    if not results or not all(at_chance):
-        return []
-    return [f"student: at chance on {', '.join(name for name, _ in results)} ({file})"]
-
-
-def table(report: "BiasReport") -> list[str]:
-    """The report as lines of text."""
-    teacher, student = report.models["teacher"], report.models["student"]
-    names, order = report.words.targets, teacher.gaps.argsort()
-    gaps = [
-        ["gap x 100", "teacher", "student", "  ", "gap x 100", "teacher", "student"],
-        *(
-            [
-                *(names[low], f"{100 * teacher.gaps[low]:+7.2f}", f"{100 * student.gaps[low]:+7.2f}", "  "),
-                *(names[high], f"{100 * teacher.gaps[high]:+7.2f}", f"{100 * student.gaps[high]:+7.2f}"),
-            ]
-            for low, high in zip(order[:SHOWN], order[::-1][:SHOWN], strict=True)
-        ),
-    ]
-    top = [(model.top(report.words, 3)) for model in (teacher, student)]
-    nearest = [
-        ["nearest to", "teacher", "student"],
-        *([term, ", ".join(top[0][term]), ", ".join(top[1][term])] for term in report.words.terms),
-    ]
-    lines = [*align(gaps), "", *align(nearest), ""]
-    if report.withheld:
-        return [
-            *lines,
-            "teacher and student: conclusion withheld, because these numbers mean nothing",
-            *(f"  {reason}" for reason in report.withheld),
-        ]
-    spearman, kendall = (report.correlations[name] for name in ("spearman", "kendall"))
-    lines.append(f"teacher and student: Spearman {_number(spearman)}, Kendall {_number(kendall)}")
-    return [
-        *lines,
-        "1: the student ranks the professions as its teacher does, the bias was passed on; 0: without relation",
-    ]
+    say("saved", " · ".join([str(file), f"{file.stem}.csv", *(path.name for path in plots)]))
 
 
 def save_plots(report: "BiasReport", file: Path) -> list[Path]:
-    """Draw the gaps beside the report, as PNG and SVG."""
-    from mmkd.evaluation.plots import plot_gaps, save_figure
+    """Draw what there is to draw: gaps and rank changes of teacher and students, tables' numbers, EAT map."""
+    from mmkd.evaluation.bias.eat_map import plot_eat_map
+    from mmkd.evaluation.bias.gap_plot import plot_gaps
+    from mmkd.evaluation.bias.percent_plot import plot_references
+    from mmkd.evaluation.bias.rank_plot import plot_ranks
+    from mmkd.evaluation.plots import save_figure
 
-    spearman = report.correlations["spearman"]
-    reason = textwrap.shorten(report.withheld[0], 95, placeholder=" ...") if report.withheld else ""
-    figure = plot_gaps(
-        report.words.targets,
-        report.models["teacher"].gaps,
-        report.models["student"].gaps,
-        title=f"Gender gap of {len(report.words.targets)} professions",
-        subtitle=reason or f"Spearman's correlation {_number(spearman)}",
-        withheld=bool(report.withheld),
-    )
-    paths = [file.with_suffix(suffix) for suffix in (".png", ".svg")]
-    for path in paths:
-        save_figure(figure, path)
+    figures = {"-references": plot_references(report), "-eat-map": plot_eat_map(report)}
+    if report.comparisons:
+        figures = {"": plot_gaps(report), "-ranks": plot_ranks(report), **figures}
+    paths = []
+    for suffix, figure in figures.items():
+        for kind in (".png", ".svg") if figure is not None else ():
+            paths.append(file.with_name(f"{file.stem}{suffix}{kind}"))
+            save_figure(figure, paths[-1])
     return paths
 
 
-def _number(found: "Correlation | None") -> str:
-    if found is None:
-        return "undefined (a column is constant)"
-    return f"{found.value:.2f} [{found.interval.low:.2f}, {found.interval.high:.2f}]"
+def _of_vectors(files: "list[Path]", words: "BiasWords", seed: int) -> "BiasReport":
+    from mmkd.cli.bias_inputs import read_embeddings, say_words
+    from mmkd.evaluation.bias.model import measure_model
+    from mmkd.evaluation.bias.report import report_on
+
+    say_words(words)
+    vectors = read_embeddings(files, words)
+    models = {name: measure_model(one, seed=seed) for name, one in vectors.items()}
+    return report_on(models, reference=TEACHER if TEACHER in models and len(models) > 1 else None, seed=seed)
+
+
+def _of_models(
+    subjects: "list[Subject]",
+    words: "BiasWords",
+    images: "GroupedImages | None",
+    batch_size: int,
+    top: int,
+    kept: "KeptEmbeddings | None",
+    seed: int,
+) -> "BiasReport":
+    from mmkd.cli.bias_inputs import embed_subjects, load_subjects, say_words, zero_shot_doubts
+    from mmkd.evaluation.bias.images import evaluate_images
+    from mmkd.evaluation.bias.model import measure_model
+    from mmkd.evaluation.bias.report import report_on
+
+    encoders = load_subjects(subjects)
+    say_words(words)
+    vectors = embed_subjects(encoders, words, batch_size=batch_size, kept=kept)
+    models = {name: measure_model(one, seed=seed) for name, one in vectors.items()}
+    doubts = {
+        one.name: zero_shot_doubts(one, encoders[one.name].spec.weights_hash)
+        for one in subjects
+        if one.name != TEACHER
+    }
+    seen = None
+    if images is not None:
+        with progress("images") as bar:
+            task = bar.add_task("images", total=len(images.rows))
+            seen = evaluate_images(
+                encoders,
+                images,
+                words,
+                top=top,
+                batch_size=batch_size,
+                kept=kept,
+                progress=lambda done: bar.advance(task, done),
+                seed=seed,
+            )
+    return report_on(models, reference=TEACHER, doubts=doubts, images=seen, seed=seed)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mmkd.encoders import PairEncoder
-    from mmkd.evaluation.bias import BiasReport
+    from mmkd.evaluation.bias.report import BiasReport
+    from mmkd.evaluation.bias.words import BiasWords
     from mmkd.evaluation.zero_shot_report import ZeroShotReport
     from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
@@ -46,16 +47,32 @@ def zero_shot(
     return ZeroShotReport(specs, None if teacher is None else "teacher", (report,))
 
 
-def bias(student: "PairEncoder", teacher: "PairEncoder", *, batch_size: int = 256) -> "BiasReport":
-    """Compare which professions lie nearer to the female than to the male terms, with the built-in words.
+def bias(
+    student: "PairEncoder",
+    teacher: "PairEncoder",
+    *,
+    words: "BiasWords | None" = None,
+    batch_size: int = 256,
+) -> "BiasReport":
+    """Did the student inherit which targets its teacher holds nearer to one attribute than to the other?
+
+    Args:
+        student: the model to judge.
+        teacher: measured beside the student.
+        words: default: gender and professions (``mmkd.evaluation.bias.word_lists``).
+        batch_size: sentences a forward pass.
 
     Raises:
         ModelError: a model's embeddings are zero or not finite.
     """
-    from mmkd.evaluation.bias import compare, probe
-    from mmkd.evaluation.words import builtin_words
+    from mmkd.evaluation.bias.model import measure_model
+    from mmkd.evaluation.bias.report import report_on
+    from mmkd.evaluation.bias.vectors import embed_words
+    from mmkd.evaluation.bias.word_lists import builtin_words
 
-    words = builtin_words()
-    return compare(
-        probe(teacher, words, batch_size=batch_size), probe(student, words, batch_size=batch_size), words
-    )
+    asked = words or builtin_words()
+    models = {
+        name: measure_model(embed_words(encoder, asked, batch_size=batch_size))
+        for name, encoder in (("teacher", teacher), ("student", student))
+    }
+    return report_on(models, reference="teacher")

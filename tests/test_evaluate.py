@@ -34,4 +34,4 @@ def test_a_model_judged_beside_itself_scores_the_same(encoder: mmkd.PairEncoder)
 
 def test_a_model_inherits_its_own_bias_in_full(encoder: mmkd.PairEncoder) -> None:
     report = mmkd.evaluate.bias(encoder, encoder)
-    assert report.correlations["spearman"].value == pytest.approx(1)
+    assert report.comparisons["student"].spearman.value == pytest.approx(1)

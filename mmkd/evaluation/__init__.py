@@ -4,17 +4,14 @@ from importlib import import_module
 from typing import Any
 
 _SUBMODULES = (
-    "association",
     "bias",
     "calibration",
     "embedded",
     "paired",
     "permutation",
     "plots",
-    "ranking_bias",
     "statistics",
     "tasks",
-    "words",
     "zero_shot",
     "zero_shot_report",
 )

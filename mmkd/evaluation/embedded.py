@@ -151,8 +151,9 @@ def embed_texts(
     *,
     batch_size: int = BATCH_SIZE,
     kept: KeptEmbeddings | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float64]:
-    """Unit vectors (N, D) of ``texts``.
+    """Unit vectors (N, D) of ``texts``; ``progress`` is called with the number of texts of each batch done.
 
     Raises:
         ModelError: an embedding is zero or not finite.
@@ -162,9 +163,16 @@ def embed_texts(
         key = _hash(model_hash(encoder), "texts", *texts)
         arrays = kept.read(key)
         if arrays is not None and arrays["vectors"].shape == (len(texts), encoder.spec.dim):
+            if progress is not None:
+                progress(len(texts))
             return arrays["vectors"].astype(np.float64)
-    batches = [list(texts[first : first + batch_size]) for first in range(0, len(texts), batch_size)]
-    vectors = directions(encoder, np.concatenate([encoder.encode_texts(batch).numpy() for batch in batches]))
+    encoded = []
+    for first in range(0, len(texts), batch_size):
+        batch = list(texts[first : first + batch_size])
+        encoded.append(encoder.encode_texts(batch).numpy())
+        if progress is not None:
+            progress(len(batch))
+    vectors = directions(encoder, np.concatenate(encoded))
     if kept:
         kept.keep(key, {"vectors": vectors})
     return vectors

@@ -85,6 +85,7 @@ def inheritance(
     student_controls: ArrayLike,
     *,
     seed: int = 0,
+    draws: int = DRAWS,
 ) -> Inheritance:
     """Judge by these rules, in this order; intervals are percentile bootstraps over targets and over controls, paired.
 
@@ -102,6 +103,7 @@ def inheritance(
         teacher_controls: (C,) gaps of the neutral nouns, C at least 10.
         student_controls: (C,) of the same.
         seed: of the draws.
+        draws: of the bootstrap.
 
     Raises:
         ValueError: unequal sizes, too few, or controls without spread.
@@ -115,8 +117,8 @@ def inheritance(
         standardised_gaps(one, other)
     own = _measure(gaps[:, None], controls[:, None])
     generator = np.random.default_rng(seed)
-    targets = generator.integers(0, gaps.shape[1], (DRAWS, gaps.shape[1]))
-    nouns = generator.integers(0, controls.shape[1], (DRAWS, controls.shape[1]))
+    targets = generator.integers(0, gaps.shape[1], (draws, gaps.shape[1]))
+    nouns = generator.integers(0, controls.shape[1], (draws, controls.shape[1]))
     drawn = _measure(gaps[:, targets], controls[:, nouns])
     levels = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     found = {

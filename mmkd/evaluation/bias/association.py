@@ -4,6 +4,7 @@ Throughout, ``targets`` are what may lean (professions) and ``attributes`` what 
 a set of vectors is an array (n, D) of any length. Which is which differs between papers; each docstring says.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import comb
@@ -44,8 +45,7 @@ def cosines(targets: ArrayLike, attributes: ArrayLike) -> NDArray[np.float64]:
         ValueError: a set is empty, of another width, or holds a vector that is zero or not finite.
     """
     left, right = _set(targets, "targets"), _set(attributes, "attributes")
-    if left.shape[1] != right.shape[1]:
-        raise ValueError(f"found vectors of widths {left.shape[1]} and {right.shape[1]}; expected one width")
+    _expect_one_width(left, right)
     found: NDArray[np.float64] = left @ right.T
     return found
 
@@ -89,21 +89,77 @@ def weat(
     """
     _expect_different(first_targets, second_targets, "target")
     _expect_different(first_attributes, second_attributes, "attribute")
-    x = association(first_targets, first_attributes, second_attributes)
-    y = association(second_targets, first_attributes, second_attributes)
+    return weat_of(
+        association(first_targets, first_attributes, second_attributes),
+        association(second_targets, first_attributes, second_attributes),
+        seed=seed,
+    )
+
+
+def weat_of(first: ArrayLike, second: ArrayLike, *, seed: int = 0, draws: int = DRAWS) -> Weat:
+    """:func:`weat` from associations (n,) and (m,) that are known already; without p, which is 1, for 0 draws.
+
+    Raises:
+        ValueError: fewer than two on a side, or all targets lean alike.
+    """
+    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if min(len(x), len(y)) < 2:
         raise ValueError(f"found {len(x)} and {len(y)} targets; expected at least 2 of each")
     together = np.concatenate([x, y])
     if np.ptp(together) == 0:
         raise ValueError("all targets lean alike; an effect size measures by their spread")
     between = float(x.mean() - y.mean())
-    p_value, exact = _permutation_p(together, len(x), seed)
+    p_value, exact = permutation_p(together, len(x), seed) if draws else (1.0, False)
     return Weat(
         float(x.sum() - y.sum()),
         between / float(together.std(ddof=1)),
         between / float(together.std()),
         p_value,
         exact,
+    )
+
+
+def seat(
+    first_targets: ArrayLike,
+    second_targets: ArrayLike,
+    first_attributes: ArrayLike,
+    second_attributes: ArrayLike,
+    *,
+    seed: int = 0,
+) -> Weat:
+    """:func:`weat` of sentences: each word stands in T templates, and each sentence is a target.
+
+    The effect size is over sentences, as in the paper. For p, words move with all their sentences: the sentences of
+    one word are no independent evidence, and exchanging them one by one would make any p small.
+
+    Args:
+        first_targets: (T, n, D), n at least 2.
+        second_targets: (T, m, D), m at least 2.
+        first_attributes: (T, a, D).
+        second_attributes: (T, b, D).
+        seed: of the drawn divisions.
+
+    Raises:
+        ValueError: as :func:`weat`.
+
+    Source: May, Wang, Bordia, Bowman and Rudinger, "On Measuring Social Biases in Sentence Encoders", NAACL 2019.
+    """
+    sentences = [
+        np.asarray(one, dtype=np.float64)
+        for one in (first_targets, second_targets, first_attributes, second_attributes)
+    ]
+    flat = [one.reshape(-1, one.shape[-1]) for one in sentences]
+    x, y = (association(one, flat[2], flat[3]) for one in flat[:2])
+    words = (
+        values.reshape(one.shape[:2]).mean(axis=0) for values, one in zip((x, y), sentences[:2], strict=True)
+    )
+    by_sentence, by_word = weat_of(x, y, draws=0), weat_of(*words, seed=seed)
+    return Weat(
+        by_sentence.statistic,
+        by_sentence.effect_size,
+        by_sentence.effect_size_population,
+        by_word.p_value,
+        by_word.exact,
     )
 
 
@@ -123,9 +179,19 @@ def rnd(first_attributes: ArrayLike, second_attributes: ArrayLike, targets: Arra
 
     Source: Garg, Schiebinger, Jurafsky and Zou, PNAS 115 (2018) E3635-E3644; averaged instead of summed, as in wefe.
     """
+    return float(rnd_each(first_attributes, second_attributes, targets).mean())
+
+
+def rnd_each(
+    first_attributes: ArrayLike, second_attributes: ArrayLike, targets: ArrayLike
+) -> NDArray[np.float64]:
+    """What each target adds to :func:`rnd`: (n,)."""
     near, far = (_raw(one, "attributes").mean(axis=0) for one in (first_attributes, second_attributes))
     words = _raw(targets, "targets")
-    return float((np.linalg.norm(words - near, axis=1) - np.linalg.norm(words - far, axis=1)).mean())
+    _expect_one_width(words, near[None])
+    _expect_one_width(words, far[None])
+    found: NDArray[np.float64] = np.linalg.norm(words - near, axis=1) - np.linalg.norm(words - far, axis=1)
+    return found
 
 
 def ect(first_attributes: ArrayLike, second_attributes: ArrayLike, targets: ArrayLike) -> float:
@@ -140,22 +206,33 @@ def ect(first_attributes: ArrayLike, second_attributes: ArrayLike, targets: Arra
         Spearman correlation of the targets' cosines with the mean of either group: 1 is no bias.
 
     Raises:
-        ValueError: a set is empty, vectors are zero or not finite, or there are fewer than two targets.
+        ValueError: a set is empty, vectors are zero or not finite, there are fewer than two targets, or all have the
+            same cosine with a mean, so that there is nothing to rank.
 
     Source: Dev and Phillips, AISTATS 2019.
     """
     from scipy.stats import spearmanr
 
-    means = [
-        _raw(one, "attributes").mean(axis=0, keepdims=True) for one in (first_attributes, second_attributes)
-    ]
-    near, far = (cosines(targets, mean)[:, 0] for mean in means)
+    near, far = ect_sides(first_attributes, second_attributes, targets)
     if len(near) < 2:
         raise ValueError(f"found {len(near)} targets; expected at least 2 to rank")
+    if np.ptp(near) == 0 or np.ptp(far) == 0:
+        raise ValueError("all targets have the same cosine with a group's mean; there is nothing to rank")
     return float(spearmanr(near, far).statistic)
 
 
-def mac(targets: ArrayLike, attribute_sets: "list[ArrayLike] | tuple[ArrayLike, ...]") -> float:
+def ect_sides(
+    first_attributes: ArrayLike, second_attributes: ArrayLike, targets: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The two columns that :func:`ect` correlates: each (n,)."""
+    near, far = (
+        cosines(targets, _raw(one, "attributes").mean(axis=0, keepdims=True))[:, 0]
+        for one in (first_attributes, second_attributes)
+    )
+    return near, far
+
+
+def mac(targets: ArrayLike, attribute_sets: Sequence[ArrayLike]) -> float:
     """Mean average cosine distance of the targets from the attribute sets: the nearer to 1, the less association.
 
     Args:
@@ -167,9 +244,17 @@ def mac(targets: ArrayLike, attribute_sets: "list[ArrayLike] | tuple[ArrayLike, 
 
     Source: Manzini, Lim, Tsvetkov and Black, NAACL 2019, eq. 1 and 2.
     """
+    return float(mac_each(targets, attribute_sets).mean())
+
+
+def mac_each(targets: ArrayLike, attribute_sets: Sequence[ArrayLike]) -> NDArray[np.float64]:
+    """What each target adds to :func:`mac`: (n,)."""
     if not attribute_sets:
         raise ValueError("found no attribute sets; expected at least one")
-    return float(np.mean([(1 - cosines(targets, one)).mean(axis=1).mean() for one in attribute_sets]))
+    found: NDArray[np.float64] = np.mean(
+        [(1 - cosines(targets, one)).mean(axis=1) for one in attribute_sets], axis=0
+    )
+    return found
 
 
 def same(targets: ArrayLike, first: ArrayLike, second: ArrayLike) -> float:
@@ -186,8 +271,23 @@ def same(targets: ArrayLike, first: ArrayLike, second: ArrayLike) -> float:
     Source: Schröder, Schulz, Kenneweg, Feldhans, Hinder and Hammer, "Evaluating metrics for bias in word embeddings",
     arXiv 2111.07864, section 4.1, for two groups.
     """
-    direction = _set(first, "attributes").mean(axis=0) - _set(second, "attributes").mean(axis=0)
-    return direct_bias(targets, direction)
+    return direct_bias(targets, mean_direction(first, second))
+
+
+def mean_direction(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
+    """From the mean of the second group's unit vectors to that of the first's: (D,).
+
+    Raises:
+        ValueError: a set is empty, vectors are zero or not finite, or the groups' means coincide.
+    """
+    a, b = _set(first, "attributes"), _set(second, "attributes")
+    _expect_one_width(a, b)
+    direction: NDArray[np.float64] = a.mean(axis=0) - b.mean(axis=0)
+    if not np.abs(direction).max() > 0:
+        raise ValueError(
+            "the means of the two attribute sets coincide; there is no direction from one to the other"
+        )
+    return direction
 
 
 def direct_bias(targets: ArrayLike, direction: ArrayLike, *, strictness: float = 1.0) -> float:
@@ -203,8 +303,16 @@ def direct_bias(targets: ArrayLike, direction: ArrayLike, *, strictness: float =
 
     Source: Bolukbasi, Chang, Zou, Saligrama and Kalai, NeurIPS 2016, section 5.
     """
+    return float(direct_bias_each(targets, direction, strictness=strictness).mean())
+
+
+def direct_bias_each(
+    targets: ArrayLike, direction: ArrayLike, *, strictness: float = 1.0
+) -> NDArray[np.float64]:
+    """What each target adds to :func:`direct_bias`: (n,)."""
     along = np.abs(cosines(targets, np.asarray(direction, dtype=np.float64)[None])[:, 0])
-    return float((along**strictness).mean())
+    found: NDArray[np.float64] = along**strictness
+    return found
 
 
 def gender_direction(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
@@ -231,8 +339,11 @@ def gender_direction(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]
     return direction if ((a - b) @ direction).sum() >= 0 else -direction
 
 
-def _permutation_p(values: NDArray[np.float64], size: int, seed: int) -> tuple[float, bool]:
-    """One-sided p of the sum of the first ``size`` values, and whether every division was counted."""
+def permutation_p(values: NDArray[np.float64], size: int, seed: int) -> tuple[float, bool]:
+    """One-sided p of the sum of the first ``size`` values, and whether every division was counted.
+
+    Drawn divisions give (b + 1) / (n + 1), after Phipson and Smyth, Stat. Appl. Genet. Mol. Biol. 9 (2010).
+    """
     n = len(values)
     # Equal sums in another order may differ in the last bit.
     own = values[:size].sum() - 1e-12 * np.abs(values).sum()
@@ -244,6 +355,11 @@ def _permutation_p(values: NDArray[np.float64], size: int, seed: int) -> tuple[f
         drawn = generator.permuted(np.tile(values, (min(block, DRAWS - first), 1)), axis=1)
         as_high += int((drawn[:, :size].sum(axis=1) >= own).sum())
     return (as_high + 1) / (DRAWS + 1), False
+
+
+def _expect_one_width(left: NDArray[np.float64], right: NDArray[np.float64]) -> None:
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(f"found vectors of widths {left.shape[1]} and {right.shape[1]}; expected one width")
 
 
 def _expect_different(first: ArrayLike, second: ArrayLike, kind: str) -> None:
