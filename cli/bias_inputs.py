@@ -1,4 +1,4 @@
-"""What a bias evaluation starts from: word vectors in files, models with their words embedded, and doubts about them."""
+"""What a bias evaluation starts from: words embedded by models, word vectors in files, and doubts about them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,8 @@ from mmkd.cli.models import TEACHER, Subject, describe
 from mmkd.errors import DataError, MmkdError
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from mmkd.encoders import PairEncoder
     from mmkd.evaluation.bias.vectors import WordVectors
     from mmkd.evaluation.bias.words import BiasWords
@@ -131,7 +133,7 @@ def _names(files: Sequence[Path]) -> list[str]:
     ]
 
 
-def _read_npz(path: Path) -> "tuple[list[str], object]":
+def _read_npz(path: Path) -> "tuple[list[str], ArrayLike]":
     from mmkd.cache.vector_files import npz_matrix, open_npz
 
     arrays = open_npz(path)
@@ -139,8 +141,8 @@ def _read_npz(path: Path) -> "tuple[list[str], object]":
     name = next((name for name in VECTOR_ARRAYS if name in arrays), None)
     if texts is None or name is None or texts.ndim != 1 or texts.dtype.kind != "U":
         raise DataError(
-            f"{path} has the arrays {', '.join(arrays) or '(none)'}; expected 'words', texts of shape (n,), and 'vectors', "
-            "floats of shape (n, width), as numpy.savez(FILE, words=..., vectors=...) writes them"
+            f"{path} has the arrays {', '.join(arrays) or '(none)'}; expected 'words', texts of shape (n,), and "
+            "'vectors', floats of shape (n, width), as numpy.savez(FILE, words=..., vectors=...) writes them"
         )
     matrix = npz_matrix(path, name, arrays[name])
     if matrix.rows != len(texts):

@@ -123,7 +123,8 @@ def _measures(report: "BiasReport") -> list[str]:
 
 
 def _references(report: "BiasReport") -> list[str]:
-    rows = [["gaps and the tables' numbers", "targets", "", *report.models]]
+    units = ", ".join(dict.fromkeys(table.unit for table in report.words.references))
+    rows = [[f"gaps and {units}", "targets", "", *report.models]]
     names = dict.fromkeys(name for model in report.models.values() for name in model.references)
     for name in names:
         for place, method in enumerate(("pearson", "spearman", "kendall")):
@@ -177,7 +178,8 @@ def _sensitivity(one: "Comparison") -> list[str]:
     ratios = [variant.ratio for variant in one.sensitivity]
     head = "the rules would say the same" if one.withheld else "the verdict is the same"
     lines = [
-        f"  sensitivity: {head} in {len(same)} of {len(one.sensitivity)} variants; ratio {min(ratios):.2f} to {max(ratios):.2f}"
+        f"  sensitivity: {head} in {len(same)} of {len(one.sensitivity)} variants; "
+        f"ratio {min(ratios):.2f} to {max(ratios):.2f}"
     ]
     lines += [
         f"    {printable(variant.name)}: {variant.verdict}, ratio {variant.ratio:.2f}, Spearman {variant.order:.2f}"
@@ -198,7 +200,9 @@ def _alone(report: "BiasReport") -> list[str]:
 
 def _images(images: "ImageBias") -> list[str]:
     groups = ", ".join(f"{count:,} {name}" for name, count in images.groups.items())
-    title = f"{printable(images.name)}: {images.images:,} images ({printable(groups)}), {images.queries} neutral queries"
+    title = (
+        f"{printable(images.name)}: {images.images:,} images ({printable(groups)}), {images.queries} queries"
+    )
     rows = [[title, "chance", *images.models]]
     for metric in next(iter(images.models.values())).rankings:
         found = [model.rankings[metric] for model in images.models.values()]

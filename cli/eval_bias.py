@@ -84,9 +84,9 @@ def bias(
 ) -> None:
     """Which professions lie nearer to the female than to the male terms, in teacher and student?
 
-    The verdict is preserved, reduced, amplified, reshaped or inconclusive, by stated rules. It is withheld where a model
-    does not know the words, has collapsed or is at chance: a student that knows nothing has small gaps. What each number
-    means is in docs/bias.md.
+    The verdict is preserved, reduced, amplified, reshaped or inconclusive, by stated rules. It is withheld where a
+    model does not know the words, has collapsed or is at chance: a student that knows nothing has small gaps. What
+    each number means is in docs/bias.md.
 
     \b
       mmkd eval bias
@@ -153,9 +153,10 @@ def save_plots(report: "BiasReport", file: Path) -> list[Path]:
         figures = {"": plot_gaps(report), "-ranks": plot_ranks(report), **figures}
     paths = []
     for suffix, figure in figures.items():
-        for kind in (".png", ".svg") if figure is not None else ():
-            paths.append(file.with_name(f"{file.stem}{suffix}{kind}"))
-            save_figure(figure, paths[-1])
+        for kind in (".png", ".svg") if suffix == "" else (".png",):
+            if figure is not None:
+                paths.append(file.with_name(f"{file.stem}{suffix}{kind}"))
+                save_figure(figure, paths[-1])
     return paths
 
 

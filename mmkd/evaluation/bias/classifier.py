@@ -38,11 +38,10 @@ def attribute_probability(
     from scipy.special import expit
 
     cosines(first_attributes, second_attributes)  # refuses what has no direction, or another width
-    words = np.concatenate(
-        [np.asarray(one, dtype=np.float64) for one in (first_attributes, second_attributes)]
-    )
+    first, second = (np.asarray(one, dtype=np.float64) for one in (first_attributes, second_attributes))
+    words = np.concatenate([first, second])
     words = words / np.linalg.norm(words, axis=1, keepdims=True)
-    sign = np.concatenate([-np.ones(len(first_attributes)), np.ones(len(second_attributes))])
+    sign = np.concatenate([-np.ones(len(first)), np.ones(len(second))])
     kernel = words @ words.T
 
     def loss(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

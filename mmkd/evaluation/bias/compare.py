@@ -157,13 +157,13 @@ def sensitivity(teacher: ModelBias, student: ModelBias, *, seed: int = 0) -> tup
     if len(words.first) > 2:
         for number, term in enumerate(words.first):
             pair = f" and {words.second[number]}" if words.paired else ""
-            variants[f"without {term}{pair}"] = _each(both, lambda one, n=number: one.without_term(n))  # type: ignore[misc]
+            variants[f"without {term}{pair}"] = _each(both, lambda one, n=number: one.without_term(n))
     if not words.paired and len(words.second) > 2:
         for number, term in enumerate(words.second, len(words.first)):
-            variants[f"without {term}"] = _each(both, lambda one, n=number: one.without_term(n))  # type: ignore[misc]
+            variants[f"without {term}"] = _each(both, lambda one, n=number: one.without_term(n))
     if len(words.templates) > 1 and len(teacher.cosines.targets) > 1:
         for number, template in enumerate(words.templates):
-            variants[f"without {template!r}"] = _each(both, lambda one, n=number: one.without_template(n))  # type: ignore[misc]
+            variants[f"without {template!r}"] = _each(both, lambda one, n=number: one.without_template(n))
     variants["mean-centred vectors"] = (teacher.centred, student.centred)
     variants |= _by_tokens(words.targets, teacher.vectors.tokens, both)
     found = []

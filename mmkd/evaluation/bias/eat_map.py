@@ -40,30 +40,25 @@ def plot_eat_map(report: "BiasReport") -> "Figure | None":
         (1, -1, f"{groups[0]}: {first}\n{groups[1]}: {second}"),
         (-1, 1, f"{groups[0]}: {second}\n{groups[1]}: {first}"),
     ):
-        axes.text(
-            x * 0.96 * most,
-            y * 0.96 * most,
-            text,
-            ha="right" if x > 0 else "left",
-            va="top" if y > 0 else "bottom",
-            fontsize=8.5,
-            color="#777777",
-        )
+        # Beside the horizontal axis: points that lean gather in the corners.
+        style: dict[str, Any] = {"ha": "center", "va": "bottom" if y > 0 else "top", "color": "#777777"}
+        axes.text(x * most / 2, 0.06 * y, text, fontsize=8.5, **style)
     for place, (name, one) in enumerate(known.items()):
-        x, y = (one.single[group].effect_size for group in groups)
+        effect = [one.single[group].effect_size for group in groups]
         leans = all(one.single[group].leans != "neither" for group in groups)
         colour = COLOURS[place % len(COLOURS)]
         beside = report.comparisons.get(name)
         doubt = " (means nothing)" if report.models[name].doubts or (beside and beside.withheld) else ""
-        style: dict[str, Any] = {"facecolors": colour if leans else "white", "edgecolors": colour}
+        weat = f"WEAT d {one.differential.effect_size:.2f}, p {one.differential.p_value:.2g}"
+        style = {"facecolors": colour if leans else "white", "edgecolors": colour}
         axes.scatter(
-            [x],
-            [y],
+            effect[:1],
+            effect[1:],
             s=90,
             marker=MARKERS[place % len(MARKERS)],
             linewidths=1.6,
             zorder=3,
-            label=f"{name}{doubt}: WEAT d {one.differential.effect_size:.2f}, p {one.differential.p_value:.2g}",
+            label=f"{name}{doubt}: {weat}",
             **style,
         )
     axes.set_xlabel(f"{groups[0]}: effect size towards {first}", color=INK)

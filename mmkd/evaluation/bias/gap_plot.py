@@ -23,8 +23,8 @@ STAMP = "#CC3311"
 def plot_gaps(report: "BiasReport") -> "Figure":
     """One panel a student: every target's gap in teacher (x) and student (y), with both 95 % intervals.
 
-    Points whose difference holds after Benjamini and Hochberg at 0.05 are filled. A panel whose conclusion is withheld is
-    grey, under a stamp that says so.
+    Points whose difference holds after Benjamini and Hochberg at 0.05 are filled. A panel whose conclusion is withheld
+    is grey, under a stamp that says so.
 
     Raises:
         ValueError: the report compares nothing.

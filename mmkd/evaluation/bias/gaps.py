@@ -74,8 +74,8 @@ class TermCosines:
 
     def without_template(self, number: int) -> "TermCosines":
         """Without one template."""
-        left = (np.delete(side, number, axis=0) for side in (self.targets, self.controls))
-        return TermCosines(*left, self.first, self.paired)
+        targets, controls = (np.delete(side, number, axis=0) for side in (self.targets, self.controls))
+        return TermCosines(targets, controls, self.first, self.paired)
 
 
 @dataclass(frozen=True)
@@ -242,11 +242,16 @@ def _contributions(cosines: TermCosines) -> NDArray[np.float64]:
 
 
 def _interval(cosines: TermCosines, draws: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Percentile bootstrap of the standardised gaps over templates and over terms: two columns (P,)."""
+    """Percentile bootstrap of the standardised gaps over templates and over terms: two columns (P,).
+
+    The unit, the neutral nouns' spread, stays the model's own: within a draw the repeated terms' noise would widen it,
+    and pull every gap towards 0.
+    """
     generator = np.random.default_rng(seed)
     templates, _, terms = cosines.targets.shape
     both = np.concatenate([cosines.targets, cosines.controls], axis=1)
     split, found = cosines.targets.shape[1], []
+    spread = float(cosines.control_gaps.std(ddof=1)) if cosines.measured else 1.0
     for start in range(0, draws, _BLOCK):
         size = min(_BLOCK, draws - start)
         weights = _counts(generator, size, templates) / templates
@@ -256,7 +261,7 @@ def _interval(cosines: TermCosines, draws: int, seed: int) -> tuple[NDArray[np.f
         gaps = np.einsum("tpb,bt->bp", both @ signs.T, weights, optimize=True)
         if cosines.measured:
             controls = gaps[:, split:]
-            gaps = (gaps - controls.mean(axis=1, keepdims=True)) / controls.std(axis=1, ddof=1, keepdims=True)
+            gaps = (gaps - controls.mean(axis=1, keepdims=True)) / spread
         found.append(gaps[:, :split])
     low, high = np.quantile(np.concatenate(found), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], axis=0)
     return low, high

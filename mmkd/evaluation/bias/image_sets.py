@@ -85,8 +85,8 @@ def open_grouped(
     group_column = _column(spec, table.features, group_column, GROUP_COLUMNS, "--group-column")
     if group_column is None:
         raise DataError(
-            f"{spec} has none of the columns {', '.join(GROUP_COLUMNS)}, only {', '.join(table.features)}; name the one "
-            "with each image's group by --group-column"
+            f"{spec} has none of the columns {', '.join(GROUP_COLUMNS)}, only {', '.join(table.features)}; name the "
+            "one with each image's group by --group-column"
         )
     occupation_column = _column(
         spec, table.features, occupation_column, OCCUPATION_COLUMNS, "--occupation-column"
@@ -105,7 +105,8 @@ def open_grouped(
             f"column {group_column!r} of {spec} holds {some(raw)}; expected {words.attributes[0]!r} and "
             f"{words.attributes[1]!r} among them, and {missing[0]!r} is not"
         )
-    occupations, occupation_names = None, ()
+    occupations: NDArray[np.int64] | None = None
+    occupation_names: tuple[str, ...] = ()
     if occupation_column is not None:
         jobs = open_labelled(spec, split, image_column, occupation_column)
         if len(jobs.class_names) > 1:

@@ -75,7 +75,7 @@ def ml_eat(targets: Mapping[str, ArrayLike], attributes: Mapping[str, ArrayLike]
         raise ValueError(
             f"found {len(targets)} sets of targets and {len(attributes)} attributes; expected two of each"
         )
-    names, (first, second) = tuple(attributes), attributes.values()
+    names, (first, second), (x, y) = tuple(attributes), attributes.values(), targets.values()
     single = {
         name: _single(
             cosines(vectors, first).mean(axis=0), cosines(vectors, second).mean(axis=0), names, seed
@@ -83,7 +83,7 @@ def ml_eat(targets: Mapping[str, ArrayLike], attributes: Mapping[str, ArrayLike]
         for name, vectors in targets.items()
     }
     return Levels(
-        weat(*targets.values(), first, second, seed=seed),
+        weat(x, y, first, second, seed=seed),
         single,
         {
             name: {attribute: _spread(cosines(vectors, terms)) for attribute, terms in attributes.items()}

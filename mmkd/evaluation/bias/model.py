@@ -114,7 +114,8 @@ class ModelBias:
         total, unknown = len(words.all), self.vectors.unknown
         if len(unknown) > MOST_UNKNOWN * total:
             found.append(
-                f"its tokenizer does not know {len(unknown)} of the {total} words ({some(unknown, 3)}): it never saw them"
+                f"its tokenizer does not know {len(unknown)} of the {total} words ({some(unknown, 3)}): it "
+                "never saw them"
             )
         if self.geometry.collapsed:
             found.append(f"its text embeddings are collapsed ({self.geometry.describe()})")
@@ -153,12 +154,15 @@ def measure_model(vectors: WordVectors, *, seed: int = 0) -> ModelBias:
         _neutral_terms(vectors, cosines),
         overall(vectors, seed=seed),
         references(words, gaps.value, seed=seed),
-        geometry(unit_vectors(vectors.of(words.targets).mean(axis=0)))
-        if len(words.targets) > 1
-        else Geometry(1, 1, 0, 0),
+        _geometry(vectors),
         tells_apart(*terms, paired=words.paired, seed=seed),
         knowledge_score(*(vectors.of(side) for side in pairs), seed=seed) if pairs[0] else None,
     )
+
+
+def _geometry(vectors: WordVectors) -> Geometry:
+    targets = unit_vectors(vectors.of(vectors.words.targets).mean(axis=0))
+    return geometry(targets) if len(targets) > 1 else Geometry(1.0, 1, 0.0, 0.0)
 
 
 def _term_cosines(vectors: WordVectors) -> TermCosines:

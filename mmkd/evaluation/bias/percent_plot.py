@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mmkd.evaluation.bias.model import ModelBias
     from mmkd.evaluation.bias.report import BiasReport
 
-_NAMED = 3  # targets named at either end
+_NAMED = 2  # targets named at either end
 
 
 def plot_references(report: "BiasReport") -> "Figure | None":
@@ -36,10 +36,11 @@ def plot_references(report: "BiasReport") -> "Figure | None":
     for axes, table in zip(grid[0], used, strict=True):
         axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=9, color=INK)
         axes.annotate(table, (0, 1.14), xycoords="axes fraction", fontsize=11, fontweight="bold", color=INK)
-    for axes in grid[-1]:
-        axes.set_xlabel("number in the table", color=INK)
+    units = {table.name: table.unit for table in report.words.references}
+    for axes, table in zip(grid[-1], used, strict=True):
+        axes.set_xlabel(units[table], color=INK)
     figure.suptitle(
-        "Gaps against the tables' numbers (grey: a model of which nothing can be concluded)",
+        "Gaps against published numbers (grey: a model of which nothing can be concluded)",
         x=0.01,
         ha="left",
         fontsize=11,

@@ -1,6 +1,6 @@
 """The targets whose place by gap changed most from teacher to student."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,19 +45,13 @@ def _draw(axes: "Axes", name: str, beside: "Comparison", attributes: tuple[str, 
     count = len(beside.targets)
     axes.plot([0, 1], beside.ranks, color=FAINT, linewidth=0.4, alpha=0.35, zorder=1)
     moved = beside.rank_changes(min(_SHOWN, count))
-    for side, at in ((0, -0.03), (1, 1.03)):
+    for side, at in ((0, -0.12), (1, 0.12)):
         places = [one.teacher if side == 0 else one.student for one in moved]
-        for one, where in zip(moved, spread(places, _APART * count, 1, count), strict=True):
-            place = one.teacher if side == 0 else one.student
-            axes.text(
-                at,
-                where,
-                f"{one.target} {place}" if side == 0 else f"{place} {one.target}",
-                ha="right" if side == 0 else "left",
-                va="center",
-                fontsize=7.5,
-                color=INK,
-            )
+        for one, place, where in zip(moved, places, spread(places, _APART * count, 1, count), strict=True):
+            axes.plot([side, side + at], [place, where], color=INK, linewidth=0.4, zorder=2)
+            text = f"{one.target} {place}" if side == 0 else f"{place} {one.target}"
+            style: dict[str, Any] = {"ha": "right" if side == 0 else "left", "va": "center", "color": INK}
+            axes.text(side + 1.25 * at, where, text, fontsize=7.5, **style)
     for one in moved:
         up = one.student < one.teacher
         colour = FAINT if beside.withheld else FEMALE if up else MALE
@@ -70,7 +64,7 @@ def _draw(axes: "Axes", name: str, beside: "Comparison", attributes: tuple[str, 
             markersize=3,
             zorder=3,
         )
-    axes.set(xlim=(-0.75, 1.75), ylim=(count + 1, 0), xticks=[0, 1], yticks=[])
+    axes.set(xlim=(-0.9, 1.9), ylim=(count + 1, 0), xticks=[0, 1], yticks=[])
     axes.set_xticklabels(["teacher", name])
     axes.set_ylabel(f"nearest to {attributes[1]}  ←  place by gap  →  nearest to {attributes[0]}", color=INK)
     word = " (conclusion withheld)" if beside.withheld else ""
@@ -80,7 +74,7 @@ def _draw(axes: "Axes", name: str, beside: "Comparison", attributes: tuple[str, 
 
 
 def spread(places: list[int], apart: float, low: float, high: float) -> list[float]:
-    """Where labels go so that none lies nearer than ``apart`` to another, in their order, between ``low`` and ``high``."""
+    """Where labels go so that none lies nearer than ``apart`` to another, in their order, ``low`` to ``high``."""
     order = np.argsort(places, kind="stable")
     found = np.array(places, dtype=np.float64)[order]
     for row in range(1, len(found)):

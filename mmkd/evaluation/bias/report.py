@@ -16,13 +16,13 @@ SCHEMA = "mmkd.bias"
 SCHEMA_VERSION = 2
 
 LIMITS = (
-    "These are associations inside a text tower, of some words in some English sentences. Such intrinsic measures do not "
-    "say what a system built on the model does to people: in language models the two hardly correlate (Goldfarb-Tarrant "
-    "et al. 2021). They compare two models by the same yardstick, and clear neither. Attributes are measured as two poles; "
-    "that says nothing of people who are at neither.",
-    "To find no bias here is no proof that there is none: other words, other templates, pictures and other languages were "
-    "not asked. The percentages of women in occupations describe one country in one year, and the three tables disagree; "
-    "a gap that follows them is an association that the model learnt, and they are no target for it either.",
+    "These are associations inside a text tower, of some words in some English sentences. Such intrinsic measures do "
+    "not say what a system built on the model does to people: in language models the two hardly correlate "
+    "(Goldfarb-Tarrant et al., ACL 2021). They compare two models by one yardstick, and clear neither. Attributes are "
+    "measured as two poles; that says nothing of people who are at neither.",
+    "To find no bias here is no proof that there is none: other words, other templates, pictures and other languages "
+    "were not asked. The percentages of women in occupations describe one country in one year, and the three tables "
+    "disagree; a gap that follows them is an association that the model learnt, and they are no target for it either.",
 )
 
 
@@ -63,7 +63,7 @@ class BiasReport:
 
     def rows(self) -> list[dict[str, Any]]:
         """One row a model and target, for a CSV file."""
-        tables = {f"percent ({table.name})": table.values for table in self.words.references}
+        tables = {f"{table.unit} ({table.name})": table.values for table in self.words.references}
         found = []
         for name, model in self.models.items():
             beside = self.comparisons.get(name)

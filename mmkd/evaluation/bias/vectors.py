@@ -50,7 +50,7 @@ class WordVectors:
         return self.bare[self._columns(words)]
 
     def averaged(self, words: Sequence[str]) -> NDArray[np.float64]:
-        """The mean of each word's unit sentence vectors, (n, D); with one template, the words' own vectors as they are."""
+        """The mean of each word's unit sentence vectors, (n, D); of vectors from a file, these as they are."""
         return self.alone(words) if self.spec is None else self.of(words).mean(axis=0)
 
     def centred(self) -> "WordVectors":

@@ -41,7 +41,7 @@ def builtin_words() -> BiasWords:
     )
     (one, first), (other, second) = gender["attributes"].items()
     lists, nouns, knowledge = professions["lists"], controls["neutral_nouns"], controls["knowledge"]
-    references = tuple(Reference(**table) for table in percent["tables"])
+    references = tuple(Reference(**table, unit=percent["unit"]) for table in percent["tables"])
     share = references[0].values
     words = BiasWords(
         name=gender["name"],
@@ -69,8 +69,8 @@ def read_words(path: Path) -> BiasWords:
     """One's own attributes and targets from YAML; what a file leaves out is as in the built-in lists.
 
     Required are ``attributes`` (two names, each with its terms) and ``targets`` (a list, or two lists by name).
-    Optional are ``name``, ``paired``, ``neutral``, ``templates``, ``article``, ``controls``, ``knowledge`` (word: word),
-    ``references`` (name: {target: number}), ``source``, ``year`` and ``licence``.
+    Optional are ``name``, ``paired``, ``neutral``, ``templates``, ``article``, ``controls``, ``knowledge`` (word:
+    word), ``references`` (name: {target: number}), ``source``, ``year`` and ``licence``.
 
     Raises:
         MmkdError: the file cannot be read, has another key or another kind of value, or lists that no test can be made
@@ -155,7 +155,7 @@ def _references(values: Any, path: Path) -> tuple[Reference, ...]:
                 str(name),
                 numbers,
                 str(values.get("source")),
-                values.get("year", 0),
+                values.get("year"),
                 str(values.get("licence")),
             )
         )

@@ -24,13 +24,15 @@ class Reference:
         source: where the table comes from.
         year: of the table.
         licence: of the table.
+        unit: what the numbers are.
     """
 
     name: str
     values: Mapping[str, float]
     source: str
-    year: int
+    year: int | None
     licence: str
+    unit: str = "number"
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ def check_words(words: BiasWords, where: str) -> None:
     """Refuse word lists that no test can be made of.
 
     Raises:
-        ConfigError: a set is empty or of one word, two sets are equal or overlap, a word is blank or stands twice, pairs
-            are of unequal sizes, or a template has no ``{}``.
+        ConfigError: a set is empty or of one word, two sets are equal or overlap, a word is blank or stands twice,
+            pairs are of unequal sizes, or a template has no ``{}``.
     """
     for name, terms in zip(words.attributes, (words.first, words.second), strict=True):
         if len(terms) < FEWEST_TERMS:
