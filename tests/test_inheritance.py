@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mmkd.evaluation.inheritance import (
+from mmkd.evaluation.bias.inheritance import (
     AMPLIFIED,
     INCONCLUSIVE,
     PRESERVED,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmkd.evaluation.ranking_bias import max_skew, min_skew, ndkl, skews
+from mmkd.evaluation.bias import max_skew, min_skew, ndkl, skews
 
 MALE, FEMALE = 0, 1
 RANKING = [MALE, MALE, MALE, FEMALE, MALE, FEMALE, FEMALE, FEMALE]

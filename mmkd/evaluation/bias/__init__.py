@@ -6,7 +6,6 @@ gives shapes, sign, convention and source.
 
 from mmkd.evaluation.bias.association import (
     Weat,
-    association,
     cosines,
     direct_bias,
     ect,
@@ -23,7 +22,6 @@ from mmkd.evaluation.bias.ranking import max_skew, min_skew, ndkl, skews
 
 __all__ = [
     "Weat",
-    "association",
     "cosines",
     "direct_bias",
     "ect",

@@ -17,6 +17,7 @@ from mmkd.evaluation.statistics import unit_vectors
 
 MOST_EXACT = 200_000  # divisions of the targets that are all gone through; 10 against 10 are 184,756
 DRAWS = 99_999
+_SAME = 1e-12  # of unit vectors that are equal but for rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +284,7 @@ def mean_direction(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
     a, b = _set(first, "attributes"), _set(second, "attributes")
     _expect_one_width(a, b)
     direction: NDArray[np.float64] = a.mean(axis=0) - b.mean(axis=0)
-    if not np.abs(direction).max() > 0:
+    if not np.abs(direction).max() > _SAME:
         raise ValueError(
             "the means of the two attribute sets coincide; there is no direction from one to the other"
         )
@@ -333,7 +334,7 @@ def gender_direction(first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]
     if a.shape != b.shape:
         raise ValueError(f"found sets of {len(a)} and {len(b)}; expected pairs")
     halves = np.concatenate([a - (a + b) / 2, b - (a + b) / 2])
-    if not np.abs(halves).max() > 0:
+    if not np.abs(halves).max() > _SAME:
         raise ValueError("the words of every pair have the same vector; they share no direction")
     direction: NDArray[np.float64] = np.linalg.svd(halves, full_matrices=False)[2][0]
     return direction if ((a - b) @ direction).sum() >= 0 else -direction

@@ -53,7 +53,7 @@ def attribute_probability(
         return float(value), np.append(along + kernel @ slope, slope.sum())
 
     found = minimize(
-        loss, np.zeros(len(words) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "gtol": 1e-9}
+        loss, np.zeros(len(words) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "gtol": 1e-9, "ftol": 1e-16}
     )
     probability: NDArray[np.float64] = expit(cosines(targets, words) @ found.x[:-1] + found.x[-1])
     return probability

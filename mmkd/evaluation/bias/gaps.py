@@ -19,6 +19,7 @@ DRAWS = 1_000  # of the bootstrap
 PERMUTATIONS = 9_999
 MOST_EXACT = 20_000  # divisions or flips that are all gone through
 _BLOCK = 100
+_ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,9 @@ def difference_p(
     from scipy.stats import false_discovery_control
 
     units = [_contributions(cosines) for cosines in (one, other)]
-    p_value = _flip_p(units[0] - units[1], seed)[0]
+    difference = units[0] - units[1]
+    difference[np.abs(difference) < _ROUNDING * np.abs(units[0]).max()] = 0.0
+    p_value = _flip_p(difference, seed)[0]
     return p_value, false_discovery_control(p_value)
 
 
