@@ -52,9 +52,8 @@ def attribute_probability(
         value = 0.5 * weights @ along + np.logaddexp(0, -margins).sum()
         return float(value), np.append(along + kernel @ slope, slope.sum())
 
-    found = minimize(
-        loss, np.zeros(len(words) + 1), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "gtol": 1e-9, "ftol": 1e-16}
-    )
+    options = {"maxiter": 2000, "gtol": 1e-9, "ftol": 1e-16}
+    found = minimize(loss, np.zeros(len(words) + 1), jac=True, method="L-BFGS-B", options=options)
     probability: NDArray[np.float64] = expit(cosines(targets, words) @ found.x[:-1] + found.x[-1])
     return probability
 

@@ -93,16 +93,14 @@ def overall(vectors: WordVectors, *, seed: int = 0) -> Overall:
     RND, RNSB, ECT, MAC, SAME and DirectBias are of the mean of each word's sentence vectors, WEAT of the words alone,
     SEAT and ML-EAT of the sentences.
     """
-    words, left_out = vectors.words, []
+    words = vectors.words
     first, second = (vectors.averaged(side) for side in (words.first, words.second))
     targets = vectors.averaged(words.targets)
     controls = vectors.averaged(words.controls) if len(words.controls) > 1 else None
-    measures = {}
-    for name, (measure, no_bias) in _measures(first, second, words.paired).items():
-        try:
-            measures[name] = _measure(measure, targets, controls, no_bias, seed)
-        except ValueError as error:
-            left_out.append(f"{name}: {error}")
+    try:
+        measures, left_out = _measures(first, second, targets, controls, words.paired, seed)
+    except ValueError as error:  # the terms of both attributes have the same vectors
+        measures, left_out = {}, [f"RND, MAC, SAME, DirectBias, RNSB and ECT: {error}"]
     associations: dict[str, Weat] = {}
     levels = None
     groups = {name: group for name, group in words.groups.items() if len(group) > 1}
@@ -129,44 +127,57 @@ def references(words: BiasWords, gaps: Vectors, *, seed: int = 0) -> dict[str, R
     return found
 
 
-# A measure gives its value from what each target adds to it, and what each adds.
-_Parts = tuple[Callable[[Vectors], NDArray[np.float64]], Callable[[NDArray[np.float64]], float]]
+_Each = Callable[[Vectors], NDArray[np.float64]]
 
 
-def _measures(first: Vectors, second: Vectors, paired: bool) -> dict[str, tuple[_Parts, float]]:
-    def mean(parts: NDArray[np.float64]) -> float:
-        return float(parts.mean())
-
-    table: dict[str, tuple[_Parts, float]] = {
-        "RND": ((lambda targets: rnd_each(first, second, targets), mean), 0.0),
-        "RNSB": ((lambda targets: attribute_probability(first, second, targets), divergence), 0.0),
-        "ECT": ((lambda targets: np.column_stack(ect_sides(first, second, targets)), _spearman), 1.0),
-        "MAC": ((lambda targets: mac_each(targets, [first, second]), mean), 1.0),
-        "SAME": ((lambda targets: direct_bias_each(targets, mean_direction(first, second)), mean), 0.0),
+def _means(first: Vectors, second: Vectors, paired: bool) -> dict[str, tuple[_Each, float]]:
+    """Measures that are the mean of what each target adds, and their value without bias."""
+    table: dict[str, tuple[_Each, float]] = {
+        "RND": (lambda targets: rnd_each(first, second, targets), 0.0),
+        "MAC": (lambda targets: mac_each(targets, [first, second]), 1.0),
+        "SAME": (lambda targets: direct_bias_each(targets, mean_direction(first, second)), 0.0),
     }
     if paired:
         direction = gender_direction(first, second)
-        table["DirectBias"] = ((lambda targets: direct_bias_each(targets, direction), mean), 0.0)
+        table["DirectBias"] = (lambda targets: direct_bias_each(targets, direction), 0.0)
     return table
 
 
-def _measure(parts: _Parts, targets: Vectors, controls: Vectors | None, no_bias: float, seed: int) -> Measure:
-    each, value = parts
-    adds = each(targets)
-    rows = np.random.default_rng(seed).integers(0, len(adds), (DRAWS, len(adds)))
-    draws = np.array([value(adds[row]) for row in rows])
-    low, high = np.nanquantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    neutral = None if controls is None else value(each(controls))
-    return Measure(value(adds), Interval(float(low), float(high)), neutral, no_bias)
+def _measures(
+    first: Vectors, second: Vectors, targets: Vectors, controls: Vectors | None, paired: bool, seed: int
+) -> tuple[dict[str, Measure], list[str]]:
+    found: dict[str, Measure] = {}
+    left_out: list[str] = []
+    rows = np.random.default_rng(seed).integers(0, len(targets), (DRAWS, len(targets)))
+    for name, (each, no_bias) in _means(first, second, paired).items():
+        adds = each(targets)
+        neutral = None if controls is None else float(each(controls).mean())
+        found[name] = Measure(float(adds.mean()), _interval(adds[rows].mean(axis=1)), neutral, no_bias)
+    share = attribute_probability(first, second, targets)
+    found["RNSB"] = Measure(
+        divergence(share),
+        _interval(np.array([divergence(share[row]) for row in rows])),
+        None if controls is None else divergence(attribute_probability(first, second, controls)),
+        0.0,
+    )
+    coherence = correlate(*ect_sides(first, second, targets), "spearman", resamples=DRAWS, seed=seed)
+    if coherence is None:
+        left_out.append("ECT: it needs at least five targets that are not all alike")
+    else:
+        sides = (
+            None
+            if controls is None
+            else correlate(*ect_sides(first, second, controls), "spearman", resamples=1)
+        )
+        found["ECT"] = Measure(
+            coherence.value, coherence.interval, None if sides is None else sides.value, 1.0
+        )
+    return found, left_out
 
 
-def _spearman(columns: NDArray[np.float64]) -> float:
-    from scipy.stats import rankdata
-
-    if len(columns) < 2 or (np.ptp(columns, axis=0) == 0).any():
-        raise ValueError("all targets have the same cosine with a group's mean; there is nothing to rank")
-    ranks = rankdata(columns, axis=0)
-    return float(np.corrcoef(ranks.T)[0, 1])
+def _interval(draws: NDArray[np.float64]) -> Interval:
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(float(low), float(high))
 
 
 def _two_groups(
