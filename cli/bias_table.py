@@ -38,7 +38,7 @@ def table(report: "BiasReport") -> list[str]:
 def _utility(report: "BiasReport") -> list[str]:
     """What each model knows, beside which its gaps must be read: one that knows nothing has small gaps."""
     rows = [["does it know its words?", "chance", *report.models]]
-    known, told = ["right thing for a profession", "50.0"], ["attributes told apart", ""]
+    known, told = ["right of two things for a word", "50.0"], ["attributes told apart", ""]
     for model in report.models.values():
         score = model.knowledge
         known.append(
@@ -82,6 +82,7 @@ def _gaps(report: "BiasReport") -> list[str]:
     return [
         *align(rows),
         f"* not a neutral noun's gap, q <= 0.05 (Benjamini-Hochberg over {len(order)} targets): {counts}",
+        *(f"the gaps of {name} mean nothing, see below" for name, model in models.items() if model.doubts),
     ]
 
 
@@ -141,27 +142,22 @@ def _references(report: "BiasReport") -> list[str]:
 
 
 def _comparison(name: str, one: "Comparison") -> list[str]:
+    if one.withheld or one.inheritance is None:
+        head = f"{name} beside its teacher: conclusion WITHHELD, because these numbers mean nothing"
+        return [head, *(f"  {line}" for text in one.withheld for line in textwrap.wrap(text, WIDTH))]
     lines = [f"{name} beside its teacher: {one.verdict.upper()}"]
-    if one.withheld:
-        lines = [f"{name} beside its teacher: conclusion WITHHELD, because these numbers mean nothing"]
-    reasons = one.withheld or (one.reason,)
-    lines += [
-        line
-        for text in reasons
-        for line in textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent="  ")
-    ]
-    if one.inheritance is not None:
-        found = one.inheritance
-        lines += align(
-            [
-                ["  size, teacher", _estimate(found.teacher_size.value, found.teacher_size.interval)],
-                ["  size, student", _estimate(found.student_size.value, found.student_size.interval)],
-                ["  ratio", _estimate(found.ratio.value, found.ratio.interval)],
-                ["  slope", _estimate(found.slope.value, found.slope.interval)],
-                ["  Spearman", _number(one.spearman)],
-                ["  Kendall", _number(one.kendall)],
-            ]
-        )
+    lines += [f"  {line}" for line in textwrap.wrap(one.reason, WIDTH)]
+    found = one.inheritance
+    lines += align(
+        [
+            ["  size, teacher", _estimate(found.teacher_size.value, found.teacher_size.interval)],
+            ["  size, student", _estimate(found.student_size.value, found.student_size.interval)],
+            ["  ratio", _estimate(found.ratio.value, found.ratio.interval)],
+            ["  slope", _estimate(found.slope.value, found.slope.interval)],
+            ["  Spearman", _number(one.spearman)],
+            ["  Kendall", _number(one.kendall)],
+        ]
+    )
     moved = ", ".join(f"{move.target} {move.teacher} → {move.student}" for move in one.rank_changes(SHOWN))
     lines += [
         f"  targets whose gap differs, q <= 0.05: {int((one.q_value <= 0.05).sum())} of {len(one.targets)}",
@@ -171,14 +167,13 @@ def _comparison(name: str, one: "Comparison") -> list[str]:
 
 
 def _sensitivity(one: "Comparison") -> list[str]:
-    if not one.sensitivity or one.inheritance is None:
+    if not one.sensitivity:
         return []
-    verdict = one.inheritance.verdict
+    verdict = one.verdict
     same = [variant for variant in one.sensitivity if variant.verdict == verdict]
     ratios = [variant.ratio for variant in one.sensitivity]
-    head = "the rules would say the same" if one.withheld else "the verdict is the same"
     lines = [
-        f"  sensitivity: {head} in {len(same)} of {len(one.sensitivity)} variants; "
+        f"  sensitivity: the verdict is the same in {len(same)} of {len(one.sensitivity)} variants; "
         f"ratio {min(ratios):.2f} to {max(ratios):.2f}"
     ]
     lines += [

@@ -165,8 +165,8 @@ def _of_vectors(files: "list[Path]", words: "BiasWords", seed: int) -> "BiasRepo
     from mmkd.evaluation.bias.model import measure_model
     from mmkd.evaluation.bias.report import report_on
 
-    say_words(words)
     vectors = read_embeddings(files, words)
+    say_words(next(iter(vectors.values())).words)
     models = {name: measure_model(one, seed=seed) for name, one in vectors.items()}
     return report_on(models, reference=TEACHER if TEACHER in models and len(models) > 1 else None, seed=seed)
 

@@ -147,6 +147,22 @@ def test_conclusions_are_withheld_with_the_reason(teacher: ModelBias) -> None:
     assert compare_models(teacher, teacher).verdict == PRESERVED
 
 
+def test_rounding_is_no_bias(teacher: ModelBias) -> None:
+    """A model of one vector, but for the last bits, has no gaps, no order and no verdict."""
+    draw = np.random.default_rng(4)
+    vectors = teacher.vectors
+    one = np.ones_like(vectors.sentences) / vectors.sentences.shape[2] ** 0.5
+    flat = replace(vectors, sentences=one + 1e-13 * draw.normal(size=one.shape), bare=one[0])
+    model = measure_model(flat)
+    assert not model.gaps.standardised
+    assert np.abs(model.gaps.value).max() < 1e-9
+    found = compare_models(teacher, model)
+    assert found.verdict == "withheld"
+    assert found.inheritance is None
+    assert found.spearman is None
+    json.dumps(report_on({"teacher": teacher, "flat": model}, reference="teacher").to_json(), allow_nan=False)
+
+
 def test_what_cannot_be_measured_withholds_too() -> None:
     full = few_words()
     for words, reason in (
@@ -204,7 +220,10 @@ def test_report_as_json_and_rows(report: BiasReport) -> None:
     found = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert (found["schema"], found["schema_version"], found["reference"]) == ("mmkd.bias", 2, "teacher")
     assert found["comparisons"]["distilled"]["verdict"] == REDUCED
-    assert found["comparisons"]["scratch"]["verdict"] == "withheld"
+    scratch = found["comparisons"]["scratch"]
+    assert scratch["verdict"] == "withheld"
+    assert "verdict" not in scratch["inheritance"]
+    assert scratch["sensitivity"] == []
     assert found["limits"] == list(LIMITS)
     assert len(LIMITS) == 2
     teacher = found["models"]["teacher"]
@@ -228,7 +247,7 @@ def test_report_as_json_and_rows(report: BiasReport) -> None:
 
 def test_table_says_verdict_utility_and_limits(report: BiasReport) -> None:
     text = "\n".join(table(report))
-    assert text.index("right thing for a profession") < text.index("distilled beside its teacher: REDUCED")
+    assert text.index("right of two things for a word") < text.index("distilled beside its teacher: REDUCED")
     assert "scratch beside its teacher: conclusion WITHHELD, because these numbers mean nothing" in text
     assert "at chance" in text
     assert " ".join(LIMITS[1].split()[:9]) in " ".join(text.split())

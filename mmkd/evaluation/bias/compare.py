@@ -91,12 +91,15 @@ class Comparison:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """As JSON values; where the verdict is withheld, none stands anywhere."""
+        found = None if self.inheritance is None else self.inheritance.to_json()
+        if found is not None and self.withheld:
+            found = {key: value for key, value in found.items() if key not in ("verdict", "reason")}
         return {
             "verdict": self.verdict,
             "reason": self.reason,
             "withheld": list(self.withheld),
-            "inheritance": None if self.inheritance is None else self.inheritance.to_json(),
+            "inheritance": found,
             "spearman": None if self.spearman is None else asdict(self.spearman),
             "kendall": None if self.kendall is None else asdict(self.kendall),
             "differences": {
@@ -104,7 +107,7 @@ class Comparison:
                 for row, target in enumerate(self.targets)
             },
             "rank_changes": [asdict(one) for one in self.rank_changes()],
-            "sensitivity": [asdict(one) for one in self.sensitivity],
+            "sensitivity": [] if self.withheld else [asdict(one) for one in self.sensitivity],
         }
 
 

@@ -20,6 +20,7 @@ PERMUTATIONS = 9_999
 MOST_EXACT = 20_000  # divisions or flips that are all gone through
 _BLOCK = 100
 _ROUNDING = 1e-10
+NO_SPREAD = 1e-6  # of cosines; a model that computes in float32 is no more exact than that
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,17 @@ class TermCosines:
     @property
     def gaps(self) -> NDArray[np.float64]:
         """(P,), as cosines."""
-        found: NDArray[np.float64] = self.targets.mean(axis=0) @ self.signs
-        return found
+        return _without_rounding(self.targets.mean(axis=0) @ self.signs)
 
     @property
     def control_gaps(self) -> NDArray[np.float64]:
         """(C,), as cosines."""
-        found: NDArray[np.float64] = self.controls.mean(axis=0) @ self.signs
-        return found
+        return _without_rounding(self.controls.mean(axis=0) @ self.signs)
 
     @property
     def measured(self) -> bool:
         """Whether there are neutral nouns enough, and different enough, to measure by."""
-        return len(self.control_gaps) >= FEWEST and float(np.ptp(self.control_gaps)) > 0
+        return len(self.control_gaps) >= FEWEST and float(self.control_gaps.std(ddof=1)) > NO_SPREAD
 
     def without_term(self, number: int) -> "TermCosines":
         """Without one term of the first attribute, and the one paired with it."""
@@ -102,6 +101,11 @@ class Gaps:
     q_value: NDArray[np.float64]
     exact: bool
     standardised: bool
+
+
+def _without_rounding(gaps: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gaps that are 0 but for rounding as 0, so that a model that tells nothing apart has no order of targets."""
+    return np.where(np.abs(gaps) < _ROUNDING, 0.0, gaps)
 
 
 def term_cosines(words: ArrayLike, terms: ArrayLike) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """The vectors of a probe's words: from a model, in every template, or as somebody else made them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -135,7 +135,7 @@ def take_vectors(names: Sequence[str], vectors: ArrayLike, words: BiasWords, *, 
         row = next((rows[one] for one in spellings if one in rows), None)
         if row is not None:
             found[word] = row
-    left = words.only(found)
+    left = replace(words, templates=("{}",)).only(found)  # each word is its own sentence
     bare = values[[found[word] for word in left.all]]
     lengths = np.linalg.norm(bare, axis=1)
     if bad := [
