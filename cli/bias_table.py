@@ -63,9 +63,8 @@ def _gaps(report: "BiasReport") -> list[str]:
     models, words = report.models, report.words
     first = next(iter(models.values()))
     order = first.gaps.value.argsort(kind="stable")
-    unit = (
-        "neutral nouns' spread" if first.gaps.standardised else "cosine; too few neutral nouns to standardise"
-    )
+    unit = "neutral nouns' spread" if first.gaps.standardised else "cosine; neutral nouns too few, or alike"
+    digits = 2 if first.gaps.standardised else 4
     head = f"gap: {words.attributes[0]} less {words.attributes[1]} ({unit})"
     rows = [[head, *models, *(f"{name} differs" for name in report.comparisons)]]
     shown = [*order[::-1][:SHOWN], *order[:SHOWN]] if len(order) > 2 * SHOWN else list(order[::-1])
@@ -73,9 +72,9 @@ def _gaps(report: "BiasReport") -> list[str]:
         cells = [printable(words.targets[row])]
         for model in models.values():
             star = "*" if model.gaps.q_value[row] <= 0.05 else " "
-            cells.append(
-                f"{model.gaps.value[row]:+6.2f}{star} [{model.gaps.low[row]:+.2f}, {model.gaps.high[row]:+.2f}]"
-            )
+            low, high = model.gaps.low[row], model.gaps.high[row]
+            ends = f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+            cells.append(f"{model.gaps.value[row]:+6.{digits}f}{star} {ends}")
         cells += [f"q {one.q_value[row]:.2g}" for one in report.comparisons.values()]
         rows.append(cells)
     counts = ", ".join(f"{name} {int((model.gaps.q_value <= 0.05).sum())}" for name, model in models.items())

@@ -200,16 +200,19 @@ def exchange_p(
     if paired:
         return _flip_p((values[:, :first] - values[:, first:]) / first, seed)
     terms = values.shape[1]
-    exact = comb(terms, first) <= MOST_EXACT
-    if exact:
-        chosen = np.array(list(combinations(range(terms), first)), dtype=np.intp)
-    else:
-        generator = np.random.default_rng(seed)
-        chosen = generator.permuted(np.tile(np.arange(terms), (PERMUTATIONS, 1)), axis=1)[:, :first]
+    chosen, exact = divisions(terms, first, seed)
     weights = np.full((len(chosen), terms), -1 / (terms - first))
     np.put_along_axis(weights, chosen, 1 / first, axis=1)
     own = np.concatenate([np.full(first, 1 / first), np.full(terms - first, -1 / (terms - first))])
     return _tail(values @ own, values, weights, exact), exact
+
+
+def divisions(n: int, size: int, seed: int) -> tuple[NDArray[np.intp], bool]:
+    """All sets of ``size`` of n, (B, size), or 9,999 drawn ones where there are over 20,000; and whether it is all."""
+    if comb(n, size) <= MOST_EXACT:
+        return np.array(list(combinations(range(n), size)), dtype=np.intp), True
+    drawn = np.random.default_rng(seed).permuted(np.tile(np.arange(n), (PERMUTATIONS, 1)), axis=1)
+    return drawn[:, :size], False
 
 
 def _flip_p(units: NDArray[np.float64], seed: int) -> tuple[NDArray[np.float64], bool]:

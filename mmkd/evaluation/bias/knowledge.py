@@ -1,20 +1,17 @@
 """Does a model know its words at all? What must hold before anything is concluded from small gaps."""
 
 from dataclasses import dataclass
-from itertools import combinations, product
-from math import comb
+from itertools import product
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmkd.evaluation.bias.gaps import term_cosines
+from mmkd.evaluation.bias.gaps import divisions, term_cosines
 from mmkd.evaluation.permutation import class_permutation_p
 from mmkd.evaluation.statistics import CONFIDENCE, Interval, Score, unit_vectors
 
 FEWEST_KNOWN = 10  # pairs of words; of fewer the share of right choices says little
 _EXACT_PAIRS = range(5, 17)
-_MOST_EXACT = 20_000
-_DRAWS = 9_999
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +101,7 @@ def separation_test(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Di
     if float(np.ptp(near)) < 1e-9:
         return None
     own = _separation(near, np.arange(size)[None], n)[0]
-    exact = comb(n, size) <= _MOST_EXACT
-    if exact:
-        chosen = np.array(list(combinations(range(n), size)), dtype=np.intp)
-    else:
-        generator = np.random.default_rng(seed)
-        chosen = generator.permuted(np.tile(np.arange(n), (_DRAWS, 1)), axis=1)[:, :size]
+    chosen, exact = divisions(n, size, seed)
     as_far = int((_separation(near, chosen, n) >= own - 1e-12).sum())
     p_value = as_far / len(chosen) if exact else (as_far + 1) / (len(chosen) + 1)
     return DirectionTest("sets", float(own), p_value)
