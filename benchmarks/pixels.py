@@ -12,6 +12,7 @@ import io
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def tiny_teacher(folder: Path) -> PairEncoder:
     from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
     demo = Path(str(files("mmkd.configs").joinpath("demo", "teacher")))
-    config = CLIPConfig.from_pretrained(demo)
+    config: Any = CLIPConfig.from_pretrained(demo)
     config.vision_config.image_size, config.vision_config.patch_size = 224, 32
     CLIPModel(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(demo).save_pretrained(folder)

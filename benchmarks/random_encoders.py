@@ -6,6 +6,7 @@ By the interval over images alone, and with the p-value against shuffled class n
 """
 
 import argparse
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,8 @@ def randomised(encoder: PairEncoder, seed: int) -> PairEncoder:
     from transformers import CLIPModel
 
     torch.manual_seed(seed)
-    model = CLIPModel(encoder.model.config).eval().requires_grad_(False)
+    model: Any = CLIPModel(encoder.model.config)
+    model.eval().requires_grad_(False)
     return PairEncoder(model, encoder.image_processor, encoder.tokenizer, encoder.spec)
 
 
