@@ -67,6 +67,7 @@ def retrieval(
       mmkd eval retrieval --data coco --data photos.parquet --limit 1000
       mmkd eval retrieval --model openai/clip-vit-base-patch32 --data flickr30k=flickr30k.parquet
     """
+    from mmkd.cli.evaluation_examples import examples_file, write_retrieval_examples
     from mmkd.evaluation.captioned import open_captioned
     from mmkd.evaluation.embedded import KeptEmbeddings
     from mmkd.evaluation.plots import save_figure
@@ -92,7 +93,8 @@ def retrieval(
     write_json(file, report.to_json())
     write_csv(file.with_suffix(".csv"), report.rows())
     save_figure(plot_retrieval(report), file.with_suffix(".png"))
-    say("saved", f"{file} · {file.stem}.csv, {file.stem}.png")
+    write_retrieval_examples(examples_file(file), report, tasks)
+    say("saved", f"{file} · {file.stem}.csv, {file.stem}-examples.json, {file.stem}.png")
 
 
 def run_retrieval(

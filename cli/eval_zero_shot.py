@@ -196,12 +196,13 @@ def _advance(bar: "Progress", task: "TaskID", done: int) -> None:
 
 
 def _save(report: "ZeroShotReport", file: Path, html: Path | None) -> None:
-    """JSON, and beside it the same as CSV and as a figure."""
+    """JSON, and beside it the same as CSV and as a figure, and some images with what was answered."""
+    from mmkd.cli.evaluation_examples import examples_file, write_zero_shot_examples
     from mmkd.evaluation.plots import save_figure
     from mmkd.evaluation.zero_shot_plot import plot_scores, plot_trade
     from mmkd.files import write_csv, write_json
 
-    endings = [".csv", "-confusion.csv", ".png"]
+    endings = [".csv", "-confusion.csv", "-examples.json", ".png"]
     write_json(file, report.to_json())
     write_csv(file.with_suffix(".csv"), report.rows())
     write_csv(file.with_name(f"{file.stem}-confusion.csv"), report.confusion_rows())
@@ -209,6 +210,7 @@ def _save(report: "ZeroShotReport", file: Path, html: Path | None) -> None:
     if (figure := plot_trade(report)) is not None:
         save_figure(figure, file.with_name(f"{file.stem}-speed.png"))
         endings.append("-speed.png")
+    write_zero_shot_examples(examples_file(file), report)
     if html is not None:
         from mmkd.cli.zero_shot_page import write_zero_shot_page
 

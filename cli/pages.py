@@ -8,15 +8,15 @@ from typing import Any
 THUMBNAIL = 224
 
 
-def thumbnail(data: bytes) -> str:
-    """An encoded image as a small JPEG in base64; empty where it cannot be decoded."""
+def thumbnail(data: bytes, *, side: int = THUMBNAIL) -> str:
+    """An encoded image as a JPEG of at most ``side`` pixels in base64; empty where it cannot be decoded."""
     from mmkd.images import BadImageError, decode_image
 
     try:
         image = decode_image(data)
     except BadImageError:
         return ""
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.thumbnail((side, side))
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=80)
     return base64.b64encode(stream.getvalue()).decode("ascii")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mmkd.encoders import PairEncoder
     from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
+_ARRAYS = ("predicted", "right", "leading", "leading_confidence")  # fields of ``ModelScores``, in its order
 VERSION = 1  # of how scores are counted; what another counted is counted anew
 
 
@@ -88,7 +89,7 @@ class KeptResult:
                 "calibration_error": scores.calibration_error,
                 "skipped": dict(judged.skipped),
             }
-            arrays = {"predicted": scores.predicted, "right": scores.right, "places": judged.places}
+            arrays = {"places": judged.places} | {name: getattr(scores, name) for name in _ARRAYS}
             text = np.frombuffer(json.dumps(numbers).encode(), dtype=np.uint8)
             self._kept.keep(self._key, {**arrays, "numbers": text})
 
@@ -101,8 +102,7 @@ def _judged(arrays: Mapping[str, NDArray[Any]]) -> Judged:
         Geometry(**numbers["texts"]),
         numbers["alignment"],
         numbers["calibration_error"],
-        arrays["predicted"],
-        arrays["right"],
+        *(arrays[name] for name in _ARRAYS),
         tuple(_score(values) for values in numbers["templates"]),
     )
     return Judged(scores, arrays["places"], numbers["skipped"])

@@ -1,7 +1,7 @@
 """Image-text retrieval both ways, with several captions an image, and what each score is worth."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from mmkd.errors import DataError
 from mmkd.evaluation.captioned import RetrievalTask
 from mmkd.evaluation.embedded import BATCH_SIZE, ContentHash, KeptEmbeddings, embed_images, embed_texts
 from mmkd.evaluation.resampling import quantiles, resample_median, resample_share
-from mmkd.evaluation.retrieval_report import DEPTHS, MedianRank, ModelRetrieval, RetrievalSet
+from mmkd.evaluation.retrieval_report import DEPTHS, Found, MedianRank, ModelRetrieval, RetrievalSet
 from mmkd.evaluation.statistics import Interval, Score, geometry, wilson_interval
 from mmkd.evaluation.zero_shot import choose_rows, similarities, true_ranks
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmkd.encoders import PairEncoder
 
 SHUFFLES = 999
+EXAMPLES, NEAREST = 5, 5
 _CELLS = 20_000_000  # cosines held at a time
 
 
@@ -243,15 +244,12 @@ def evaluate_retrieval(
     for text, image in zip(flat, owner.tolist(), strict=True):
         owners.setdefault(text, set()).add(image)
     shared = sum(len(owners[text]) > 1 for text in flat)
-    models = {
-        name: judge(
-            embedded[name].vectors,
-            embed_texts(encoder, flat, batch_size=batch_size, kept=kept),
-            owner,
-            seed=seed,
-        )
+    vectors = {
+        name: (embedded[name].vectors, embed_texts(encoder, flat, batch_size=batch_size, kept=kept))
         for name, encoder in encoders.items()
     }
+    models = {name: judge(*both, owner, seed=seed) for name, both in vectors.items()}
+    used = rows[np.array(captioned)[first.places]]
     return RetrievalSet(
         task.name,
         task.source,
@@ -261,7 +259,52 @@ def evaluate_retrieval(
         shared,
         same_image,
         models,
+        draw_examples(vectors, used, flat, owner),
     )
+
+
+def draw_examples(
+    vectors: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    rows: NDArray[np.int64],
+    captions: Sequence[str],
+    owner: NDArray[np.int64],
+    *,
+    count: int = EXAMPLES,
+    seed: int = 0,
+) -> tuple[Found, ...]:
+    """Draw images, not looking at how they were ranked, and give what each model found nearest to them.
+
+    Args:
+        vectors: by model, unit vectors (N, D) of the images and (M, D) of the captions.
+        rows: int (N,), of the images in the data.
+        captions: M texts.
+        owner: int (M,), ascending, the image of each caption.
+        count: images to draw.
+        seed: of the draw.
+    """
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:count])
+    first = np.searchsorted(owner, drawn)
+    near: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+    for name, (images, texts) in vectors.items():
+        image, text = np.asarray(images), np.asarray(texts)
+        to_texts, to_images = similarities(image[drawn], text), similarities(text[first], image)
+        near[name] = (_nearest(to_texts), _nearest(to_images))
+    return tuple(
+        Found(
+            int(rows[place]),
+            captions[start],
+            {
+                name: tuple((captions[j], bool(owner[j] == place)) for j in texts[i].tolist())
+                for name, (texts, _) in near.items()
+            },
+            {name: tuple(int(rows[j]) for j in images[i].tolist()) for name, (_, images) in near.items()},
+        )
+        for i, (place, start) in enumerate(zip(drawn.tolist(), first.tolist(), strict=True))
+    )
+
+
+def _nearest(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    return np.argsort(-scores, axis=1, kind="stable")[:, :NEAREST]
 
 
 class _Bytes:

@@ -72,6 +72,23 @@ class ModelRetrieval:
         return None
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What each model found for one drawn image and for its first caption.
+
+    Attributes:
+        row: of the image in the data.
+        caption: its first.
+        texts: by model, the captions nearest to the image, nearest first, and whether each is its own.
+        images: by model, the rows of the images nearest to the caption, nearest first.
+    """
+
+    row: int
+    caption: str
+    texts: Mapping[str, tuple[tuple[str, bool], ...]]
+    images: Mapping[str, tuple[int, ...]]
+
+
 @dataclass(frozen=True)
 class RetrievalSet:
     """All models on one set.
@@ -85,6 +102,7 @@ class RetrievalSet:
         shared_captions: captions whose very words another image has too.
         shared_images: images whose very bytes another row has too.
         models: by name, in the order of evaluation.
+        examples: what was found for some images, drawn with a fixed seed.
     """
 
     name: str
@@ -95,6 +113,7 @@ class RetrievalSet:
     shared_captions: int
     shared_images: int
     models: Mapping[str, ModelRetrieval]
+    examples: tuple[Found, ...] = ()
 
     @property
     def notes(self) -> list[str]:

@@ -18,6 +18,7 @@ from mmkd.evaluation.embedded import (
     embed_images,
     embed_texts,
 )
+from mmkd.evaluation.examples import leading
 from mmkd.evaluation.kept_results import Judged, KeptResult
 from mmkd.evaluation.permutation import FEWEST, class_permutation_p
 from mmkd.evaluation.statistics import (
@@ -117,12 +118,16 @@ class Answers:
         predicted: int64 (N,), the class that scored highest alone; -1 where several did.
         confidence: float64 (N,), the probability that the model gave its answer.
         credit: for k, int64 (K, K): how many images of class i would be right at top-k if class j were theirs.
+        leading: int64 (N, 5), the classes that scored highest, highest first; (N, K) where there are fewer.
+        leading_confidence: float32, as ``leading``, the probability of each.
     """
 
     ranks: NDArray[np.int64]
     predicted: NDArray[np.int64]
     confidence: NDArray[np.float64]
     credit: Mapping[int, NDArray[np.int64]]
+    leading: NDArray[np.int64]
+    leading_confidence: NDArray[np.float32]
 
     @classmethod
     def of(
@@ -141,7 +146,11 @@ class Answers:
         best = scores.argmax(axis=1)
         alone = (scores == scores.max(axis=1, keepdims=True)).sum(axis=1) == 1
         return cls(
-            true_ranks(scores, labels), np.where(alone, best, -1), confidences(scores, logit_scale), credit
+            true_ranks(scores, labels),
+            np.where(alone, best, -1),
+            confidences(scores, logit_scale),
+            credit,
+            *leading(scores, logit_scale),
         )
 
     @classmethod
@@ -152,6 +161,8 @@ class Answers:
             np.concatenate([part.predicted for part in parts]),
             np.concatenate([part.confidence for part in parts]),
             {k: np.sum([part.credit[k] for part in parts], axis=0) for k in parts[0].credit},
+            np.concatenate([part.leading for part in parts]),
+            np.concatenate([part.leading_confidence for part in parts]),
         )
 
 
@@ -285,6 +296,8 @@ def _judge(
         expected_calibration_error(answers.confidence, answers.ranks == 0),
         answers.predicted,
         answers.ranks == 0,
+        answers.leading,
+        answers.leading_confidence,
         tuple(
             _template_score(embedded.vectors, directions(encoder, sentences[:, i]), labels)
             for i in range(sentences.shape[1])

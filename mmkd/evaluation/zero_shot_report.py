@@ -34,6 +34,8 @@ class ModelScores:
         calibration_error: expected gap between confidence and accuracy.
         predicted: int (N,), the answer to each image; -1 where several classes tied.
         right: bool (N,).
+        leading: int (N, 5), the classes that scored highest, highest first; fewer where there are fewer.
+        leading_confidence: as ``leading``, the probability of each.
         templates: top-1 with each template alone; empty where not asked for.
     """
 
@@ -44,6 +46,8 @@ class ModelScores:
     calibration_error: float
     predicted: NDArray[np.int64]
     right: NDArray[np.bool_]
+    leading: NDArray[np.int64]
+    leading_confidence: NDArray[np.float32]
     templates: tuple[Score, ...] = ()
 
     @property
