@@ -1,0 +1,154 @@
+"""How a report's plots look: as wide as a telephone, one palette, colours that a page may set to its own."""
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkd.evaluation.plots import FAINT, INK, save_figure
+from mmkd.evaluation.zero_shot_plot import COLOURS, MARKERS
+from mmkd.files import write_csv
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SOFT, PAPER, CHANCE, GRID = "#595959", "#ffffff", "#cc3311", "#e4e4e4"
+WIDTH = 4.8  # inches: 460 pixels of a page, which a telephone shows at four fifths
+MOST_POINTS = 400
+DASHES = (0, (4, 3))
+# The page says what these are in light and in dark; every other colour can be told from both grounds.
+_THEME = {INK: "ink", FAINT: "faint", SOFT: "soft", PAPER: "paper", CHANCE: "chance", GRID: "grid"}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with what it shows.
+
+    Attributes:
+        name: of its files, without a suffix.
+        title: its heading.
+        caption: what it shows, and what not to read into it.
+        figure: as matplotlib has it.
+        rows: what is drawn, one row a point.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: "Figure"
+    rows: Sequence[Mapping[str, Any]]
+
+    def svg(self) -> str:
+        """The figure as an ``svg`` element whose colours follow the page."""
+        stream = io.StringIO()
+        with _reproducible():
+            self.figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        return _for_a_page(stream.getvalue(), self.name, self.title)
+
+    def save(self, folder: Path) -> None:
+        """Write ``name.svg`` and ``name.csv`` into ``folder``."""
+        save_figure(self.figure, folder / f"{self.name}.svg")
+        write_csv(folder / f"{self.name}.csv", self.rows)
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Within it, figures have the report's look, and names from anywhere are never read as formulas."""
+    import matplotlib as mpl
+
+    style = {
+        "text.parse_math": False,
+        "font.size": 10,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": SOFT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 10,
+        "axes.linewidth": 0.8,
+        "axes.axisbelow": True,
+        "xtick.color": SOFT,
+        "ytick.color": SOFT,
+        "grid.color": GRID,
+        "grid.linewidth": 0.8,
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+    }
+    with mpl.rc_context(style):
+        yield
+
+
+def new_figure(height: float) -> "Figure":
+    """An empty figure of the report's width and ``height`` inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def mark(place: int, *, known: bool = True) -> dict[str, Any]:
+    """Colour and marker of the model at ``place``, the teacher being 0; grey and hollow where nothing is known."""
+    colour = COLOURS[place % len(COLOURS)] if known else FAINT
+    return {
+        "marker": MARKERS[place % len(MARKERS)],
+        "color": colour,
+        "markerfacecolor": colour if known else PAPER,
+    }
+
+
+def thin(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """At most ``MOST_POINTS`` points of a curve: each the mean over as many neighbours."""
+    every = -(-len(values) // MOST_POINTS)
+    if every <= 1:
+        return list(steps), list(values)
+    parts = [slice(first, first + every) for first in range(0, len(values), every)]
+    means = [sum(values[part]) / len(values[part]) for part in parts]
+    return [steps[part][-1] for part in parts], means
+
+
+def shorten(name: str, limit: int = 24) -> str:
+    """A name that fits beside an axis: the middle is left out."""
+    if len(name) <= limit:
+        return name
+    head = (limit - 1) // 2
+    return f"{name[:head]}…{name[-(limit - 1 - head) :]}"
+
+
+def legend_below(axes: "Axes", columns: int = 3) -> None:
+    """A legend under the axes, where it covers nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure: Any = axes.figure
+    figure.legend(
+        handles, labels, loc="outside lower left", ncols=min(columns, max(1, len(labels))), handlelength=1.6
+    )
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.hashsalt": "mmkd", "svg.fonttype": "none"}):
+        yield
+
+
+def _for_a_page(svg: str, name: str, title: str) -> str:
+    from html import escape
+
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    # Several figures share a page, so that their ids must differ.
+    prefix = re.sub(r"[^A-Za-z0-9]+", "-", name)
+    body = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
+    for colour, role in _THEME.items():
+        body = re.sub(re.escape(colour), f"var(--{role})", body, flags=re.IGNORECASE)
+    head, rest = body.split(">", 1)
+    box = re.search(r'viewBox="[^"]*"', head)
+    label = escape(title, quote=True)
+    return (
+        f'<svg {box.group(0) if box else ""} role="img" aria-label="{label}" '
+        f'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">{rest}'
+    )
