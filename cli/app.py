@@ -24,6 +24,7 @@ from mmkd.cli.export import export
 from mmkd.cli.option_groups import SectionedCommand
 from mmkd.cli.options import Debug
 from mmkd.cli.plan import PlanCommand, plan
+from mmkd.cli.report import report
 from mmkd.cli.train import train
 from mmkd.errors import MmkdError
 
@@ -82,6 +83,7 @@ evaluate.command("retrieval")(retrieval)
 evaluate.command("probe")(probe)
 evaluate.command("bias")(bias)
 app.add_typer(evaluate, name="eval")
+app.command("report")(report)
 app.command("export")(export)
 app.command("demo")(demo)
 

@@ -8,6 +8,7 @@ import typer
 from mmkd.cli.console import console, progress, say
 from mmkd.cli.models import TEACHER, find_students, find_teacher, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
+from mmkd.cli.provenance import provenance
 from mmkd.cli.workspace import Workspace
 from mmkd.errors import ConfigError
 
@@ -134,7 +135,7 @@ def write(report: "BiasReport", file: Path) -> None:
 
     for line in table(report):
         console.print(line, markup=False, soft_wrap=True)
-    write_json(file, report.to_json())
+    write_json(file, {**report.to_json(), **provenance()})
     write_csv(file.with_suffix(".csv"), report.rows())
     plots = save_plots(report, file)
     say("saved", " · ".join([str(file), f"{file.stem}.csv", *(path.name for path in plots)]))

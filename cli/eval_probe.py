@@ -9,6 +9,7 @@ import typer
 from mmkd.cli.console import console, printable, progress, say
 from mmkd.cli.models import TEACHER, describe, find_students, find_teacher, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
+from mmkd.cli.provenance import provenance
 from mmkd.cli.tables import align
 from mmkd.cli.workspace import Workspace
 from mmkd.cli.zero_shot_table import cell
@@ -92,7 +93,7 @@ def probe(
     report = replace(report, reference=TEACHER if TEACHER in encoders else None)
     for line in table(report):
         console.print(line, markup=False, soft_wrap=True)
-    write_json(file, report.to_json())
+    write_json(file, {**report.to_json(), **provenance()})
     write_csv(file.with_suffix(".csv"), report.rows())
     save_figure(plot_probe(report), file.with_suffix(".png"))
     say("saved", f"{file} · {file.stem}.csv, {file.stem}.png")

@@ -12,6 +12,7 @@ import typer
 from mmkd.cli.console import console, progress, say
 from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
+from mmkd.cli.provenance import provenance
 from mmkd.cli.workspace import Workspace
 from mmkd.cli.zero_shot_sets import check_options, choose_sets, open_sets, report_checks
 from mmkd.cli.zero_shot_table import cost_table, table, template_table
@@ -203,7 +204,7 @@ def _save(report: "ZeroShotReport", file: Path, html: Path | None) -> None:
     from mmkd.files import write_csv, write_json
 
     endings = [".csv", "-confusion.csv", "-examples.json", ".png"]
-    write_json(file, report.to_json())
+    write_json(file, {**report.to_json(), **provenance()})
     write_csv(file.with_suffix(".csv"), report.rows())
     write_csv(file.with_name(f"{file.stem}-confusion.csv"), report.confusion_rows())
     save_figure(plot_scores(report), file.with_suffix(".png"))

@@ -111,6 +111,18 @@ def latest_run(runs: Path) -> Run:
     return finished[-1]
 
 
+def newest_run(runs: Path) -> Run:
+    """The newest run, the newest finished one where there is one.
+
+    Raises:
+        ModelError: there is none.
+    """
+    found = list_runs(runs)
+    if not found:
+        raise ModelError(f"no run in {runs}; train one with `mmkd train --kd mse+cos`, or name a run")
+    return ([run for run in found if run.finished] or found)[-1]
+
+
 def new_run_folder(runs: Path, name: str) -> Path:
     """A folder name not taken yet: the day and the name, numbered from the second on."""
     stem = f"{datetime.now().astimezone():%Y-%m-%d}-{name}"

@@ -74,7 +74,15 @@ def bias_plot(run: ReportRun) -> Plot | None:
     figure = new_figure(4.4)
     axes = figure.add_subplot()
     limits = (-1.15 * reach, 1.15 * reach)
-    scatter(axes, x, y, list(gaps), limits=limits, labelled=0 if verdict.withheld else 8, known=not verdict.withheld)
+    scatter(
+        axes,
+        x,
+        y,
+        list(gaps),
+        limits=limits,
+        labelled=0 if verdict.withheld else 8,
+        known=not verdict.withheld,
+    )
     axes.set_xlabel("gap in the teacher, x 100 (right: female)")
     axes.set_ylabel(f"gap in {shorten(run.name, 24)}, x 100")
     if verdict.withheld:
@@ -91,11 +99,17 @@ def bias_plot(run: ReportRun) -> Plot | None:
             color="#cc3311",
             alpha=0.35,
         )
-    rows = [{"run": run.name, "word": name, "teacher": gaps[name][0], "student": gaps[name][1]} for name in gaps]
+    rows = [
+        {"run": run.name, "word": name, "teacher": gaps[name][0], "student": gaps[name][1]} for name in gaps
+    ]
     caption = (
         f"Each of {len(gaps)} words by its gap, the mean cosine to the female less that to the male terms, in teacher "
         "and student; on the dashed line nothing changed."
-        + (" It is grey and stamped because the conclusion is withheld, for the reasons given." if verdict.withheld else "")
+        + (
+            " It is grey and stamped because the conclusion is withheld, for the reasons given."
+            if verdict.withheld
+            else ""
+        )
     )
     return Plot(f"bias-{run.name}", "Gender gap of professions", caption, figure, rows)
 

@@ -56,7 +56,13 @@ def _matrix(run: ReportRun, one: JudgedSet, student: Confusion) -> Plot:
         if len(names) <= 12:
             dark = shares[i, j] > 55
             axes.text(
-                j, i, f"{shares[i, j]:.0f}", ha="center", va="center", fontsize=8, color="#fefefe" if dark else INK
+                j,
+                i,
+                f"{shares[i, j]:.0f}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="#fefefe" if dark else INK,
             )
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
     axes.set_xticks(range(len(names)), [shorten(name, 14) for name in names], rotation=90, fontsize=8.5)
@@ -67,7 +73,13 @@ def _matrix(run: ReportRun, one: JudgedSet, student: Confusion) -> Plot:
     for side in axes.spines.values():
         side.set_visible(False)
     rows = [
-        {"run": run.name, "set": one.name, "true": names[i], "predicted": names[j], "share": shares[i, j] / 100}
+        {
+            "run": run.name,
+            "set": one.name,
+            "true": names[i],
+            "predicted": names[j],
+            "share": shares[i, j] / 100,
+        }
         for i, j in np.ndindex(shares.shape)
     ]
     caption = (
@@ -92,13 +104,17 @@ def _pairs(run: ReportRun, one: JudgedSet, student: Confusion, teacher: Confusio
     axes, rows = figure.add_subplot(), []
     for at, pair in enumerate(worst):
         found = {run.name: share(student, pair)} | ({"teacher": share(teacher, pair)} if teacher else {})
-        axes.plot([100 * min(found.values()), 100 * max(found.values())], [-at] * 2, color=SOFT, lw=1, zorder=1)
+        axes.plot(
+            [100 * min(found.values()), 100 * max(found.values())], [-at] * 2, color=SOFT, lw=1, zorder=1
+        )
         for name, value in reversed(found.items()):
             style = mark(0 if name == "teacher" else 1)
             style["markeredgecolor"] = style["color"]
             label = shorten(name) if at == 0 else None
             axes.plot(100 * value, -at, linestyle="", ms=6, label=label, zorder=2, **style)
-            rows.append({"set": one.name, "model": name, "true": pair[0], "predicted": pair[1], "share": value})
+            rows.append(
+                {"set": one.name, "model": name, "true": pair[0], "predicted": pair[1], "share": value}
+            )
     labels = [f"{shorten(true, 20)} → {shorten(predicted, 20)}" for true, predicted in worst]
     axes.set_yticks([-at for at in range(len(worst))], labels, fontsize=8.5)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
@@ -111,7 +127,11 @@ def _pairs(run: ReportRun, one: JudgedSet, student: Confusion, teacher: Confusio
     caption = (
         f"The {len(worst)} confusions on {one.name} that {run.name} makes most often (true class → answer), by the "
         "share of the class's images"
-        + (", and how often its teacher makes the same. Far apart: the student's own mistakes." if teacher else ".")
+        + (
+            ", and how often its teacher makes the same. Far apart: the student's own mistakes."
+            if teacher
+            else "."
+        )
     )
     return Plot(f"confused-{run.name}-{one.name}", f"Most confused on {one.name}", caption, figure, rows)
 
@@ -121,7 +141,9 @@ def _classes(run: ReportRun, one: JudgedSet, student: Confusion, teacher: Confus
     names = [name for name in one.class_names if name in own and name in its]
     if len(names) < 3:
         return None
-    x, y = (np.array([100 * found[name][0] / max(1, found[name][1]) for name in names]) for found in (its, own))
+    x, y = (
+        np.array([100 * found[name][0] / max(1, found[name][1]) for name in names]) for found in (its, own)
+    )
     figure = new_figure(4.3)
     axes = figure.add_subplot()
     scatter(axes, x, y, names, limits=(-4.0, 104.0))

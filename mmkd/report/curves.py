@@ -48,7 +48,9 @@ def _losses(run: ReportRun) -> Plot | None:
             label=label,
             marker="o" if len(values) == 1 else "",
         )
-        rows += [{"run": run.name, "term": name, "step": s, "value": v} for s, v in zip(steps, values, strict=True)]
+        rows += [
+            {"run": run.name, "term": name, "step": s, "value": v} for s, v in zip(steps, values, strict=True)
+        ]
         lowest, drawn = min(lowest, *values), drawn + 1
     if not rows:
         return None
@@ -85,7 +87,9 @@ def _schedule(run: ReportRun) -> Plot | None:
         axes.set_ylim(bottom=0)
         axes.set_ylabel(title)
         _frame(axes, last=place == len(found) - 1)
-        rows += [{"run": run.name, "what": name, "step": s, "value": v} for s, v in zip(steps, values, strict=True)]
+        rows += [
+            {"run": run.name, "what": name, "step": s, "value": v} for s, v in zip(steps, values, strict=True)
+        ]
     clip = run.recipe.get("clip_grad")
     clipped = isinstance(clip, int | float) and clip > 0 and found[-1][0] == "grad_norm"
     if clipped and grid[-1].get_ylim()[1] >= float(clip):

@@ -24,12 +24,12 @@ DASHES = (0, (4, 3))
 _THEME = {INK: "ink", FAINT: "faint", SOFT: "soft", PAPER: "paper", CHANCE: "chance", GRID: "grid"}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plot:
     """A figure with what it shows.
 
     Attributes:
-        name: of its files, without a suffix.
+        name: of its files, without a suffix; any name at first, made safe and unique by ``name_apart``.
         title: its heading.
         caption: what it shows, and what not to read into it.
         figure: as matplotlib has it.
@@ -53,6 +53,18 @@ class Plot:
         """Write ``name.svg`` and ``name.csv`` into ``folder``."""
         save_figure(self.figure, folder / f"{self.name}.svg")
         write_csv(folder / f"{self.name}.csv", self.rows)
+
+
+def name_apart(plots: Sequence[Plot]) -> None:
+    """Give plots names that a file may have, each its own: sets and runs may be called anything."""
+    taken: set[str] = set()
+    for plot in plots:
+        stem = re.sub(r"[^A-Za-z0-9+@._-]+", "-", plot.name).strip(".-")[:100] or "plot"
+        name, number = stem, 2
+        while name.lower() in taken:
+            name, number = f"{stem}-{number}", number + 1
+        taken.add(name.lower())
+        plot.name = name
 
 
 @contextmanager

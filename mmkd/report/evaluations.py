@@ -126,9 +126,7 @@ def _set(one: dict[str, Any], specs: Mapping[str, dict[str, Any]]) -> JudgedSet:
     models = {}
     for name, raw in _items(one.get("models")):
         judged = mapping(raw)
-        models[name] = Judged(
-            specs.get(name, {}), _scores(judged), judged.get("collapsed") is True, judged
-        )
+        models[name] = Judged(specs.get(name, {}), _scores(judged), judged.get("collapsed") is True, judged)
     return JudgedSet(
         text(one.get("name"), limit=60) or "(unnamed)",
         text(one.get("source")),

@@ -94,7 +94,9 @@ def find_runs(paths: list[Path]) -> list[Path]:
         found += inside
     unique = list(dict.fromkeys(found))
     if len(unique) > MAX_RUNS:
-        raise ConfigError(f"found {len(unique)} runs; a page shows at most {MAX_RUNS}, so name those to be shown")
+        raise ConfigError(
+            f"found {len(unique)} runs; a page shows at most {MAX_RUNS}, so name those to be shown"
+        )
     return unique
 
 
@@ -144,7 +146,7 @@ def read_report_run(folder: Path, name: str) -> ReportRun:
         attempt("zero-shot-confusion.csv", _confusion, {}),
         {kind: attempt(f"{kind}-examples.json", _examples, []) for kind in ("zero-shot", "retrieval")},
         attempt("bias.json", _bias, None),
-        attempt("config.yaml", lambda file: read_text(file), ""),
+        attempt("config.yaml", read_text, ""),
         parameters,
         attempt("student", _hash, "") if parameters else "",
         problems,

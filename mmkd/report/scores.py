@@ -4,7 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmkd.report.drawing import CHANCE, DASHES, FAINT, GRID, INK, SOFT, Plot, legend_below, mark, new_figure, shorten
+from mmkd.report.drawing import (
+    CHANCE,
+    DASHES,
+    FAINT,
+    GRID,
+    INK,
+    SOFT,
+    Plot,
+    legend_below,
+    mark,
+    new_figure,
+    shorten,
+)
 from mmkd.report.evaluations import Judged, JudgedSet, ScoreLine
 from mmkd.report.plain import number
 from mmkd.report.run import ReportRun
@@ -66,7 +78,7 @@ def shared_sets(runs: Sequence[ReportRun], kind: str) -> list[Shared]:
     places |= {name: 0 if place == 0 else len(runs) + place for place, name in enumerate(teachers.values())}
     found = []
     for judged, models in sets.values():
-        ordered = dict(sorted(models.items(), key=lambda item: (item[0] in places and places[item[0]])))
+        ordered = dict(sorted(models.items(), key=lambda item: item[0] in places and places[item[0]]))
         found.append(Shared(kind, judged, ordered, places))
     return found
 
@@ -117,7 +129,9 @@ def _dots(groups: Sequence[tuple[Shared, str]], number_of_plot: int) -> Plot:
             fontweight="bold",
         )
         chance = 100 * one.chance(metric)
-        axes.plot([chance] * 2, [at - 0.6, at - 0.6 - len(one.models)], color=CHANCE, linestyle=DASHES, lw=1.2)
+        axes.plot(
+            [chance] * 2, [at - 0.6, at - 0.6 - len(one.models)], color=CHANCE, linestyle=DASHES, lw=1.2
+        )
         for name, model in one.models.items():
             at -= 1.0
             if metric in model.scores:
@@ -132,7 +146,13 @@ def _dots(groups: Sequence[tuple[Shared, str]], number_of_plot: int) -> Plot:
     axes.grid(axis="x", color=GRID)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
-    unit = "top-1, % of images" if kind == "zero-shot" else "% found" if kind == "retrieval" else "top-1, % of images"
+    unit = (
+        "top-1, % of images"
+        if kind == "zero-shot"
+        else "% found"
+        if kind == "retrieval"
+        else "top-1, % of images"
+    )
     axes.set_xlabel(unit)
     suffix = "" if number_of_plot == 0 else f"-{number_of_plot + 1}"
     caption = (
@@ -211,7 +231,15 @@ def trade_plots(
             rows.append({**_row(one, "top-1", model_name, model), unit: sizes[model_name]})
         chance = 100 * one.chance("top-1")
         axes.axhline(chance, color=CHANCE, linestyle=DASHES, lw=1.2)
-        axes.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8.5, color=CHANCE)
+        axes.annotate(
+            "chance",
+            (1, chance),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8.5,
+            color=CHANCE,
+        )
         axes.set_ylim(bottom=0)
         axes.set_xlim(0, 1.1 * max(sizes[n] for n in models))
         axes.set_xlabel(what)
@@ -223,7 +251,9 @@ def trade_plots(
             + ("left" if unit == "parameters" else "right")
             + " is better. Hollow: at chance or collapsed."
         )
-        plots.append(Plot(f"{name}-{one.judged.name}", f"{what[0].upper()}{what[1:]} and score", caption, figure, rows))
+        plots.append(
+            Plot(f"{name}-{one.judged.name}", f"{what[0].upper()}{what[1:]} and score", caption, figure, rows)
+        )
     return plots
 
 

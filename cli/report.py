@@ -1,0 +1,72 @@
+"""``mmkd report``: runs as one page to look at, with a Markdown twin and every plot."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmkd.cli.completion import complete_runs
+from mmkd.cli.console import say, warn
+from mmkd.cli.options import DEFAULT_WORK, Work
+from mmkd.cli.workspace import Workspace
+
+PAGE = "report.html"
+
+
+def report(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN...]",
+            help="Runs, or folders of runs; several stand side by side. Default: the latest run.",
+            autocompletion=complete_runs,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Page to write, its twin and plots beside it. Default: report.html in the run, or for several in "
+            "the workspace.",
+        ),
+    ] = None,
+    work: Work = DEFAULT_WORK,
+) -> None:
+    """Write one self-contained HTML page about a run, or several, with a Markdown twin and every plot.
+
+    Reads what lies in the runs' folders, and computes nothing anew: what was not evaluated yet is named, with the
+    command for it. The page loads nothing from anywhere, and shows light or dark as the reader's system does.
+
+    \b
+      mmkd report
+      mmkd report work/runs/mine work/runs/other --out compared.html
+      mmkd report work/runs
+    """
+    from mmkd.cli.report_contents import gather_contents
+    from mmkd.cli.report_markdown import write_report_markdown
+    from mmkd.cli.report_page import write_report_page
+    from mmkd.errors import ConfigError
+    from mmkd.files import atomic_folder
+    from mmkd.report.run import find_runs, name_runs, read_report_run
+    from mmkd.runs import newest_run
+
+    folders = find_runs(runs) if runs else [newest_run(Workspace(work).runs).folder]
+    file = out or (folders[0] if len(folders) == 1 else work) / PAGE
+    if file.suffix != ".html" or file.is_dir():
+        raise ConfigError(
+            f"--out {file} is no HTML page; expected the name of a file, such as {file.with_suffix('.html')}"
+        )
+    read = [read_report_run(folder, name) for folder, name in zip(folders, name_runs(folders), strict=True)]
+    contents = gather_contents(read)
+    plots = file.with_name(f"{file.stem}-plots")
+    with atomic_folder(plots) as folder:
+        for plot in contents.plots:
+            plot.save(folder)
+    write_report_page(file, contents, folder=plots.name)
+    write_report_markdown(file.with_suffix(".md"), contents, folder=plots.name)
+    for part in contents.parts:
+        for problem in part.problems:
+            warn(f"{part.name}: {problem}")
+        for what, command in part.todo:
+            say("lacks", f"{part.name}: {what} · {command}")
+    say("saved", f"{file} · {file.stem}.md, {plots.name}/ ({len(contents.plots)} plots, SVG and CSV)")

@@ -1,0 +1,295 @@
+"""What a report says: sentences, tables and plots, before they become a page or Markdown."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mmkd.cli.console import duration
+from mmkd.cli.report_scores import (
+    Cell,
+    Table,
+    headlines,
+    missing,
+    score_tables,
+    size_table,
+    sizes_of,
+    speeds_of,
+)
+from mmkd.report.bias import BiasVerdict, bias_plot, read_bias
+from mmkd.report.confusion import confusion_plots
+from mmkd.report.curves import curve_plots
+from mmkd.report.drawing import Plot, drawing, name_apart
+from mmkd.report.plain import listing, mapping, number, text, texts, whole
+from mmkd.report.run import ReportRun
+from mmkd.report.scores import Shared, score_plots, shared_sets, trade_plots
+from mmkd.runs import now
+
+KINDS = {"zero-shot": "Zero-shot classification", "retrieval": "Retrieval", "probe": "Probes"}
+OPEN = 3  # runs whose curves and confusions are shown without being asked for
+
+
+@dataclass(frozen=True)
+class RunPart:
+    """What the report shows of one run alone.
+
+    Attributes:
+        name: the run's.
+        curves: of its training.
+        confusions: by set, plots.
+        examples: by set, groups of pictures with answers.
+        retrieval: by set, pictures with what was found.
+        bias: its verdict, and the plot.
+        commands: that reproduce it.
+        config: its settings, as ``mmkd train --config`` reads them.
+        problems: what could not be read.
+        todo: what is missing, and what to type.
+    """
+
+    name: str
+    curves: list[Plot]
+    confusions: list[tuple[str, list[Plot]]]
+    examples: list[dict[str, Any]]
+    retrieval: list[dict[str, Any]]
+    bias: BiasVerdict | None
+    bias_plot: Plot | None
+    commands: list[str]
+    config: str
+    problems: list[str]
+    todo: list[tuple[str, str]]
+
+    @property
+    def plots(self) -> list[Plot]:
+        """All of it."""
+        inner = [plot for _, plots in self.confusions for plot in plots]
+        return [*self.curves, *inner, *([self.bias_plot] if self.bias_plot else [])]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A whole report.
+
+    Attributes:
+        title: of the page.
+        lead: one sentence a run: what was trained on what.
+        headlines: the scores that matter most, by run.
+        facts: settings by run; those that differ stand first.
+        scores: by kind of evaluation: plots and tables.
+        trade: plots of size and speed against score.
+        sizes: the same as a table.
+        parts: of each run alone.
+        hashes: versions and hashes by run.
+        written: when, and by which version.
+    """
+
+    title: str
+    lead: list[tuple[str, str]]
+    headlines: list[dict[str, Any]]
+    facts: Table
+    scores: list[tuple[str, list[Plot], list[Table]]]
+    trade: list[Plot]
+    sizes: Table | None
+    parts: list[RunPart]
+    hashes: Table
+    written: str = field(default_factory=lambda: f"{now()[:16].replace('T', ' ')} · mmkd {version('mmkd')}")
+
+    @property
+    def plots(self) -> list[Plot]:
+        """Every plot, in order."""
+        scores = [plot for _, plots, _ in self.scores for plot in plots]
+        return [*scores, *self.trade, *(plot for part in self.parts for plot in part.plots)]
+
+
+def gather_contents(runs: Sequence[ReportRun]) -> Contents:
+    """Put a report of ``runs`` together."""
+    with drawing():
+        sets = {kind: shared_sets(runs, kind) for kind in KINDS}
+        scores = [
+            (title, score_plots(sets[kind]), score_tables(sets[kind]))
+            for kind, title in KINDS.items()
+            if sets[kind]
+        ]
+        sizes, speeds = sizes_of(runs, sets["zero-shot"]), speeds_of(sets["zero-shot"])
+        contents = Contents(
+            runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
+            [(run.name, _lead(run)) for run in runs],
+            [one for run in runs for one in headlines(run)],
+            _facts(runs),
+            scores,
+            _trade(sets["zero-shot"], sizes, speeds),
+            size_table(runs, sizes, speeds),
+            [_part(run) for run in runs],
+            _hashes(runs),
+        )
+    name_apart(contents.plots)
+    return contents
+
+
+def _trade(sets: Sequence[Shared], sizes: dict[str, float], speeds: dict[str, float]) -> list[Plot]:
+    millions = {name: size / 1e6 for name, size in sizes.items()}
+    return [
+        *trade_plots(sets, millions, "parameters, millions", name="size", unit="parameters"),
+        *trade_plots(sets, speeds, "images a second", name="speed", unit="images_per_second"),
+    ]
+
+
+def _part(run: ReportRun) -> RunPart:
+    return RunPart(
+        run.name,
+        curve_plots(run),
+        confusion_plots(run),
+        list(run.examples.get("zero-shot", [])),
+        list(run.examples.get("retrieval", [])),
+        None if run.bias is None else read_bias(run.bias),
+        bias_plot(run),
+        _commands(run),
+        run.config,
+        run.problems,
+        missing(run),
+    )
+
+
+def _lead(run: ReportRun) -> str:
+    """``a student of 6 + 6 layers, distilled from X on 4,000 pairs of Y``."""
+    record, recipe = run.run.record, run.recipe
+    teacher = _short(text(run.teacher.get("model")))
+    kd = text(recipe.get("kd"), limit=80)
+    pairs = whole(record.get("pairs"))
+    data = ", ".join(_short(text(mapping(one).get("spec"))) for one in listing(record.get("data"), limit=5))
+    how = (
+        f"distilled from {teacher}"
+        if teacher and kd != "none"
+        else "trained from its pairs alone, without a teacher"
+    )
+    if teacher and kd == "none":
+        how = f"of {teacher}'s shape, trained without distillation"
+    on = f" on {pairs:,} pairs of {data}" if pairs is not None and data else ""
+    state = (
+        ""
+        if run.run.finished
+        else f" Its training is not finished (it says {text(record.get('state')) or 'nothing'})."
+    )
+    return f"A CLIP {how}{on}.{state}"
+
+
+def _short(name: str) -> str:
+    return Path(name).name if name.startswith("/") else name
+
+
+_SETTINGS = {
+    "task loss": "task",
+    "KD loss": "kd",
+    "initialisation": "init",
+    "towers": "towers",
+    "depth": "depth",
+    "width": "width",
+    "epochs": "epochs",
+    "batch": "batch_size",
+    "accumulated": "accumulate",
+    "learning rate": "lr",
+    "warm-up steps": "warmup",
+    "weight decay": "weight_decay",
+    "clipping": "clip_grad",
+    "average of weights": "ema",
+    "bank": "bank",
+    "negatives": "negatives",
+    "views": "views",
+    "precision": "precision",
+    "seed": "seed",
+}
+_SILENT = {"", "both", "0", "0.0", "None"}  # not worth a line where it is so in every run
+
+
+def _facts(runs: Sequence[ReportRun]) -> Table:
+    rows: list[tuple[str, list[str]]] = []
+    for label, key in _SETTINGS.items():
+        values = [text(run.recipe.get(key), limit=80) for run in runs]
+        if set(values) - _SILENT:
+            rows.append((label, [value or "default" for value in values]))
+    records = [run.run.record for run in runs]
+    rows += [
+        ("pairs", [_count(record.get("pairs")) for record in records]),
+        ("steps", [_count(record.get("steps")) for record in records]),
+        ("processes", [_count(record.get("processes")) for record in records]),
+        ("started", [text(record.get("started"))[:16].replace("T", " ") or "?" for record in records]),
+        ("took", [_took(record) for record in records]),
+    ]
+    differ = [row for row in rows if len(set(row[1])) > 1]
+    alike = [row for row in rows if len(set(row[1])) == 1]
+    names = [run.name for run in runs]
+    return Table(
+        "",
+        "",
+        names,
+        [(label, [Cell(value) for value in values]) for label, values in differ + alike],
+        [],
+    )
+
+
+def _count(value: Any) -> str:
+    found = whole(value)
+    return "?" if found is None else f"{found:,}"
+
+
+def _took(record: dict[str, Any]) -> str:
+    try:
+        ends = [datetime.fromisoformat(text(record.get(key))) for key in ("started", "finished")]
+        return duration(max(0.0, (ends[1] - ends[0]).total_seconds()))
+    except (ValueError, TypeError):
+        return "not finished"
+
+
+def _commands(run: ReportRun) -> list[str]:
+    cache = mapping(run.run.record.get("cache"))
+    made = []
+    if path := text(cache.get("path")):
+        data = " ".join(
+            f"--data {shlex.quote(text(mapping(one).get('spec')))}"
+            for one in listing(run.run.record.get("data"), limit=20)
+        )
+        teacher = text(run.teacher.get("model"))
+        if teacher:
+            made.append(
+                f"mmkd cache-teacher --teacher {shlex.quote(teacher)} {data} --out {shlex.quote(path)}"
+            )
+    evaluations = [shlex.join(one.command) for one in run.evaluations.values() if one.command]
+    bias = texts(mapping(run.bias).get("command"))
+    command = shlex.join(texts(run.run.record.get("command")))
+    return [line for line in (*made, command, *evaluations, shlex.join(bias)) if line]
+
+
+def _hashes(runs: Sequence[ReportRun]) -> Table:
+    rows: dict[str, list[str]] = {}
+    for place, run in enumerate(runs):
+        cache = mapping(run.run.record.get("cache"))
+        data = "; ".join(
+            text(" · ".join(text(mapping(one).get(key)) for key in ("spec", "split")))
+            for one in listing(run.run.record.get("data"), limit=10)
+        )
+        named = {
+            "teacher": text(run.teacher.get("model")),
+            "teacher's revision": text(run.teacher.get("revision")),
+            "teacher's weights": text(run.teacher.get("weights_hash")),
+            "teacher's preprocessing": text(run.teacher.get("preprocess_hash")),
+            "teacher's tokenizer": text(run.teacher.get("tokenizer_hash")),
+            "cache": text(cache.get("path")),
+            "cache's content": text(cache.get("key")),
+            "data": data,
+            "student's weights": run.weights_hash,
+            **{
+                name: text(value)
+                for name, value in list(mapping(run.run.record.get("versions")).items())[:20]
+            },
+        }
+        for label, value in named.items():
+            rows.setdefault(text(label, limit=40), [""] * len(runs))[place] = value
+    cells = [
+        (label, [Cell(value or "–") for value in values]) for label, values in rows.items() if any(values)
+    ]
+    return Table("", "", [run.name for run in runs], cells, [])
+
+
+__all__ = ["OPEN", "Contents", "RunPart", "gather_contents", "number"]
