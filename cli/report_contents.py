@@ -29,6 +29,7 @@ from mmkd.report.scores import Shared, score_plots, shared_sets, trade_plots
 from mmkd.runs import now
 
 KINDS = {"zero-shot": "Zero-shot classification", "retrieval": "Retrieval", "probe": "Probes"}
+CARDS = 8  # beyond so many, the plots of the scores say it better
 OPEN = 3  # runs whose curves and confusions are shown without being asked for
 
 
@@ -76,7 +77,8 @@ class Contents:
         title: of the page.
         lead: one sentence a run: what was trained on what.
         headlines: the scores that matter most, by run.
-        facts: settings by run; those that differ stand first.
+        facts: settings by run; of several runs, those in which they differ.
+        alike: the settings that several runs share; ``None``: of one run all are facts.
         scores: by kind of evaluation: plots and tables.
         trade: plots of size and speed against score.
         sizes: the same as a table.
@@ -89,6 +91,7 @@ class Contents:
     lead: list[tuple[str, str]]
     headlines: list[dict[str, Any]]
     facts: Table
+    alike: Table | None
     scores: list[tuple[str, list[Plot], list[Table]]]
     trade: list[Plot]
     sizes: Table | None
@@ -116,8 +119,8 @@ def gather_contents(runs: Sequence[ReportRun]) -> Contents:
         contents = Contents(
             runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
             [(run.name, _lead(run)) for run in runs],
-            [one for run in runs for one in headlines(run)],
-            _facts(runs),
+            found if len(found := [one for run in runs for one in headlines(run)]) <= CARDS else [],
+            *_facts(runs),
             scores,
             _trade(sets["zero-shot"], sizes, speeds),
             size_table(runs, sizes, speeds),
@@ -153,26 +156,23 @@ def _part(run: ReportRun) -> RunPart:
 
 
 def _lead(run: ReportRun) -> str:
-    """``a student of 6 + 6 layers, distilled from X on 4,000 pairs of Y``."""
-    record, recipe = run.run.record, run.recipe
+    """``A CLIP of 6 + 6 layers and 1.39 M parameters, distilled from X on 4,000 pairs of Y.``"""
+    record = run.run.record
     teacher = _short(text(run.teacher.get("model")))
-    kd = text(recipe.get("kd"), limit=80)
     pairs = whole(record.get("pairs"))
     data = ", ".join(_short(text(mapping(one).get("spec"))) for one in listing(record.get("data"), limit=5))
-    how = (
-        f"distilled from {teacher}"
-        if teacher and kd != "none"
-        else "trained from its pairs alone, without a teacher"
-    )
-    if teacher and kd == "none":
-        how = f"of {teacher}'s shape, trained without distillation"
+    shape = f" of {run.layers} layers" if run.layers else ""
+    shape += f"{' and' if shape else ' of'} {run.parameters / 1e6:.2f} M parameters" if run.parameters else ""
+    if not teacher:
+        how = "trained from its pairs alone, without a teacher"
+    elif text(run.recipe.get("kd")) == "none":
+        how = f"of {teacher}'s kind, trained without distillation"
+    else:
+        how = f"distilled from {teacher}"
     on = f" on {pairs:,} pairs of {data}" if pairs is not None and data else ""
-    state = (
-        ""
-        if run.run.finished
-        else f" Its training is not finished (it says {text(record.get('state')) or 'nothing'})."
-    )
-    return f"A CLIP {how}{on}.{state}"
+    said = text(record.get("state"), limit=30) or "nothing"
+    state = "" if run.run.finished else f" Its training is not finished: run.json says {said}."
+    return f"A CLIP{shape}, {how}{on}.{state}"
 
 
 def _short(name: str) -> str:
@@ -203,7 +203,7 @@ _SETTINGS = {
 _SILENT = {"", "both", "0", "0.0", "None"}  # not worth a line where it is so in every run
 
 
-def _facts(runs: Sequence[ReportRun]) -> Table:
+def _facts(runs: Sequence[ReportRun]) -> tuple[Table, Table | None]:
     rows: list[tuple[str, list[str]]] = []
     for label, key in _SETTINGS.items():
         values = [text(run.recipe.get(key), limit=80) for run in runs]
@@ -217,16 +217,16 @@ def _facts(runs: Sequence[ReportRun]) -> Table:
         ("started", [text(record.get("started"))[:16].replace("T", " ") or "?" for record in records]),
         ("took", [_took(record) for record in records]),
     ]
-    differ = [row for row in rows if len(set(row[1])) > 1]
-    alike = [row for row in rows if len(set(row[1])) == 1]
     names = [run.name for run in runs]
-    return Table(
-        "",
-        "",
-        names,
-        [(label, [Cell(value) for value in values]) for label, values in differ + alike],
-        [],
-    )
+    if len(runs) == 1:
+        return _table(rows, names), None
+    differ = [row for row in rows if len(set(row[1])) > 1]
+    alike = [(label, values[:1]) for label, values in rows if len(set(values)) == 1]
+    return _table(differ, names), _table(alike, ["all of them"])
+
+
+def _table(rows: Sequence[tuple[str, list[str]]], columns: list[str]) -> Table:
+    return Table("", "", columns, [(label, [Cell(value) for value in values]) for label, values in rows], [])
 
 
 def _count(value: Any) -> str:

@@ -24,6 +24,7 @@ def write_report_markdown(file: Path, report: Contents, *, folder: str) -> None:
             "",
         ]
     lines += ["## What was trained", "", *_table(report.facts), ""]
+    lines += [*_table(report.alike), ""] if report.alike else []
     for part in report.parts:
         lines += _shortcomings(part)
     if report.scores:

@@ -100,7 +100,7 @@ def _answers(found: Any, true: str) -> list[dict[str, Any]]:
             {
                 "label": label,
                 "own": label == true,
-                "share": f"{100 * share:.0f} %",
+                "share": "<1 %" if share < 0.005 else f"{100 * share:.0f} %",
                 "width": round(100 * share),
             }
         )
@@ -118,26 +118,33 @@ def _retrieval(part: RunPart) -> list[dict[str, Any]]:
 
 
 def _found(found: dict[str, Any]) -> dict[str, Any]:
-    def by_model(value: Any, make: Any) -> list[tuple[str, list[dict[str, Any]]]]:
-        models = sorted(list(mapping(value).items())[:2], key=lambda item: item[0] != "teacher")
-        return [
-            (text(name, limit=40), [make(mapping(one)) for one in listing(near, limit=_ANSWERS)])
-            for name, near in models
-        ]
-
+    texts, images = mapping(found.get("texts")), mapping(found.get("images"))
+    names = sorted(list(texts)[:2], key=lambda name: name != "teacher")
     return {
         "caption": text(found.get("caption")),
         "picture": picture(found.get("picture")),
-        "texts": by_model(
-            found.get("texts"),
-            lambda one: {"caption": text(one.get("caption")), "own": one.get("own") is True},
-        ),
-        "images": by_model(
-            found.get("images"),
-            lambda one: {
-                "row": whole(one.get("row")),
-                "own": one.get("own") is True,
-                "picture": picture(one.get("picture")),
-            },
-        ),
+        "models": [
+            (
+                text(name, limit=40),
+                [_caption(one) for one in _five(texts[name])],
+                [_image(one) for one in _five(images.get(name))],
+            )
+            for name in names
+        ],
+    }
+
+
+def _five(value: Any) -> list[dict[str, Any]]:
+    return [mapping(one) for one in listing(value, limit=_ANSWERS)]
+
+
+def _caption(one: dict[str, Any]) -> dict[str, Any]:
+    return {"caption": text(one.get("caption")), "own": one.get("own") is True}
+
+
+def _image(one: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "row": whole(one.get("row")),
+        "own": one.get("own") is True,
+        "picture": picture(one.get("picture")),
     }

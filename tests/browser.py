@@ -66,17 +66,11 @@ class Browser:
 
     def __enter__(self) -> "Browser":
         (read_by_it, self.commands), (self.answers, written_by_it) = os.pipe(), os.pipe()
-
-        def as_three_and_four() -> None:
-            # Out of the way first: either may be 3 or 4 already.
-            high = (os.dup(read_by_it), os.dup(written_by_it))
-            os.dup2(high[0], 3)
-            os.dup2(high[1], 4)
-
+        # It reads from descriptor 3 and writes to 4, which a shell can give it.
+        line = [self.program, *OPTIONS, f"--user-data-dir={self.profile}"]
         self.process = subprocess.Popen(
-            [self.program, *OPTIONS, f"--user-data-dir={self.profile}"],
-            preexec_fn=as_three_and_four,
-            close_fds=False,
+            ["bash", "-c", f'exec "$@" 3<&{read_by_it} 4>&{written_by_it}', "bash", *line],
+            pass_fds=(read_by_it, written_by_it),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -42,6 +42,7 @@ class ReportRun:
         config: the text of ``config.yaml``.
         parameters: of the student; ``None``: there is none yet.
         weights_hash: of the student.
+        layers: of the student's image and text tower, as ``6 + 6``; empty where it is not said.
         problems: what could not be read, and what does not belong to this student.
     """
 
@@ -56,6 +57,7 @@ class ReportRun:
     config: str
     parameters: int | None
     weights_hash: str
+    layers: str
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -149,6 +151,7 @@ def read_report_run(folder: Path, name: str) -> ReportRun:
         attempt("config.yaml", read_text, ""),
         parameters,
         attempt("student", _hash, "") if parameters else "",
+        attempt("student/config.json", _layers, ""),
         problems,
     )
     problems += stale(read)
@@ -212,6 +215,13 @@ def _hash(folder: Path) -> str:
     from mmkd.weights import hash_weights
 
     return hash_weights(folder)
+
+
+def _layers(file: Path) -> str:
+    config = read_json(file)
+    towers = [mapping(config.get(f"{side}_config")).get("num_hidden_layers") for side in ("vision", "text")]
+    counts = [whole(layers) for layers in towers]
+    return "" if None in counts else f"{counts[0]} + {counts[1]}"
 
 
 def _metrics(file: Path) -> list[dict[str, float]]:

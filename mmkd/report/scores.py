@@ -24,9 +24,9 @@ from mmkd.report.run import ReportRun
 TEACHER = "teacher"
 ROWS = 28  # scores that one figure holds and can be read
 TITLES = {
-    "zero-shot": "Zero-shot classification",
-    "retrieval": "Retrieval",
-    "probe": "Probes of frozen image embeddings",
+    "zero-shot": "Top-1 of every model on every set",
+    "retrieval": "R@1 and R@5, both ways",
+    "probe": "Top-1 of every probe",
 }
 
 
@@ -156,7 +156,7 @@ def _dots(groups: Sequence[tuple[Shared, str]], number_of_plot: int) -> Plot:
     axes.set_xlabel(unit)
     suffix = "" if number_of_plot == 0 else f"-{number_of_plot + 1}"
     caption = (
-        f"{TITLES[kind]}: each dot a model's score, the line through it its 95 % interval, the red dashed line what "
+        "Each dot is a model's score, the line through it its 95 % interval, the red dashed line what "
         "guessing reaches. Grey and hollow: at chance or collapsed, which is no result. The intervals come from the "
         "number of images alone: they say nothing of another training with another seed, so that runs of one seed "
         "each are not ranked by them."
