@@ -10,8 +10,10 @@ import numpy as np
 from mmkd.batches import BatchReader, BatchStream
 from mmkd.checkpoints import Checkpoints
 from mmkd.cli.console import say
+from mmkd.cli.interruption import Interruption
 from mmkd.cli.mining_progress import say_mined
 from mmkd.cli.pixel_inputs import reads_pixels
+from mmkd.cli.run_state import run_state
 from mmkd.cli.training_progress import TrainingProgress
 from mmkd.distributed import broadcast
 from mmkd.encoders import max_text_length
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from mmkd.recipe import Recipe
     from mmkd.validation import Validator
 
+LOG_EVERY = 10  # steps
 SIDES = {"image": ("image",), "text": ("text",)}
 
 
@@ -59,6 +62,10 @@ class TrainingLoop:
 
     def train(self) -> None:
         """Train from the last checkpoint on, if there is one, and save the student."""
+        with run_state(self.run, self.accelerator, steps=self.schedule.steps):
+            self._train()
+
+    def _train(self) -> None:
         recipe, accelerator = self.recipe, self.accelerator
         checkpoints = Checkpoints(
             self.run.checkpoints, str(self.run.record["started"]), self.options.keep, recipe.keep_best
@@ -71,21 +78,7 @@ class TrainingLoop:
         if self.options.tracker:
             accelerator.project_configuration.logging_dir = str(self.run.folder)
             accelerator.init_trackers("mmkd", config=recipe.to_dict())
-        batch = self.plan.global_batch
-        with TrainingProgress(self.run, self.schedule, batch, first_step, accelerator) as progress:
-            steps = first_step
-            if not log.exhausted:
-                hooks = self._hooks(prepared, checkpoints, log, progress)
-                steps = fit(
-                    prepared,
-                    recipe.objective,
-                    self.stream(prepared, progress),
-                    self.schedule,
-                    hooks,
-                    clip_grad=recipe.clip_grad,
-                    first_step=first_step,
-                    chunks=recipe.accumulate,
-                )
+        steps = self._fit(prepared, checkpoints, log, first_step)
         if log.exhausted:
             say("stopped", f"at step {steps:,}: {recipe.patience} evaluations without a better {log.metric}")
         if (best := checkpoints.best(log.entries)) is not None and best != steps:
@@ -93,6 +86,36 @@ class TrainingLoop:
             say("best", f"{recipe.keep_best} was best at step {steps:,}: that student is saved")
         self._save_student(prepared, steps)
         accelerator.end_training()  # last: under ZeRO 3 the processes gather what is saved
+
+    def _fit(self, prepared: Prepared, checkpoints: Checkpoints, log: EvaluationLog, first_step: int) -> int:
+        """Train to the end, or until it is interrupted: the steps done.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop; a checkpoint is saved.
+        """
+        if log.exhausted:
+            return first_step
+        recipe, accelerator = self.recipe, self.accelerator
+        with (
+            Interruption(accelerator, every=LOG_EVERY) as interruption,
+            TrainingProgress(
+                self.run, self.schedule, self.plan.global_batch, first_step, accelerator
+            ) as progress,
+        ):
+            hooks = self._hooks(prepared, checkpoints, log, progress, interruption)
+            steps = fit(
+                prepared,
+                recipe.objective,
+                self.stream(prepared, progress),
+                self.schedule,
+                hooks,
+                clip_grad=recipe.clip_grad,
+                first_step=first_step,
+                chunks=recipe.accumulate,
+            )
+            if interruption.wanted and steps < self.schedule.steps and not log.exhausted:
+                raise KeyboardInterrupt
+        return steps
 
     @cached_property
     def plan(self) -> BatchPlan:
@@ -150,7 +173,12 @@ class TrainingLoop:
         return fitting_logit_bias(store.read(rows), float(self.student.clip.logit_scale.detach().exp()))
 
     def _hooks(
-        self, prepared: Prepared, checkpoints: Checkpoints, log: EvaluationLog, progress: TrainingProgress
+        self,
+        prepared: Prepared,
+        checkpoints: Checkpoints,
+        log: EvaluationLog,
+        progress: TrainingProgress,
+        interruption: Interruption,
     ) -> Hooks:
         def evaluate(step: int) -> bool:
             weights = trained_weights(prepared)  # a collective under ZeRO-3
@@ -162,13 +190,20 @@ class TrainingLoop:
 
         epoch = self.plan.steps_per_epoch
         every = (self.recipe.eval_every or epoch) if self.validator is not None else None
+
+        def save(step: int) -> None:
+            checkpoints.save(prepared, step, log.entries)
+            progress.saved(step)
+
         return Hooks(
             on_log=progress.log,
-            log_every=10,
-            on_save=lambda step: checkpoints.save(prepared, step, log.entries),
+            log_every=LOG_EVERY,
+            on_save=save,
             save_every=self.options.save_every or max(epoch, 200),
             evaluate=evaluate,
             evaluate_every=every,
+            on_step=progress.step,
+            interrupted=interruption,
         )
 
     def stream(self, prepared: Prepared, progress: TrainingProgress | None = None) -> BatchStream:
@@ -234,7 +269,8 @@ class TrainingLoop:
         weights, head = trained_weights(prepared)  # a collective under ZeRO-3
         if not self.accelerator.is_main_process:
             return
-        ended = {"state": FINISHED, "finished": now(), "steps": steps}
+        ended = {"state": FINISHED, "finished": now(), "steps": steps, "error": None}
+        ended["planned_steps"] = self.schedule.steps
         run = Run(self.run.folder, {**self.run.record, **ended})
         with atomic_folder(run.student) as folder:
             prepared.clip.save_pretrained(folder, state_dict=weights)

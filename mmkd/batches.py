@@ -1,5 +1,6 @@
 """Batches of pixels, tokens and the teacher's embeddings of the same rows."""
 
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -258,6 +259,7 @@ class BatchStream:
             batch_sampler=self._batches,  # type: ignore[arg-type]  # a batch is a StepRows, not a list
             collate_fn=_as_is,
             num_workers=workers,
+            worker_init_fn=_leave_interrupts_to_the_trainer,
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -271,6 +273,11 @@ class BatchStream:
             self._batches.epoch, self._batches.first = epoch, first
             yield from self._loader
             epoch, first = epoch + 1, 0
+
+
+def _leave_interrupts_to_the_trainer(_worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal, and a worker that left would fail the step being finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _as_is(batch: Any) -> Any:

@@ -12,7 +12,7 @@ from mmkd.files import write_json
 from mmkd.parse import read_json
 
 RUN_FILE, CONFIG_FILE = "run.json", "config.yaml"
-TRAINING, FINISHED = "training", "finished"
+TRAINING, FINISHED, INTERRUPTED, FAILED = "training", "finished", "interrupted", "failed"
 _CUT_OFF_START = re.compile(r"run\.json|\.(run\.json|config\.yaml)\.\d+\.tmp")
 
 
@@ -57,6 +57,11 @@ class Run:
     def teacher_revision(self) -> str | None:
         """The teacher's commit on the Hub."""
         return (self.record.get("teacher") or {}).get("revision")
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the training while it runs, so that whoever finds it free knows that it was killed."""
+        return self.folder / ".training.lock"
 
     @property
     def finished(self) -> bool:

@@ -1,5 +1,6 @@
 """The training loop: one student, one objective, one stream of batches, under Accelerate."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -141,6 +142,8 @@ class Hooks:
         save_every: steps between two checkpoints; the last step is always saved.
         evaluate: judges the student after so many steps, and says whether to stop early.
         evaluate_every: steps between two evaluations, each followed by a checkpoint; ``None`` for none.
+        on_step: receives the steps done after each; the host's count, which a GPU may be behind.
+        interrupted: asked after each step, and given the steps done: whether to save a checkpoint and leave.
     """
 
     on_log: Callable[[int, dict[str, float]], None]
@@ -149,6 +152,8 @@ class Hooks:
     save_every: int
     evaluate: Callable[[int], bool] = lambda _: False
     evaluate_every: int | None = None
+    on_step: Callable[[int], None] = lambda _: None
+    interrupted: Callable[[int], bool] = lambda _: False
 
 
 def fit(
@@ -162,7 +167,7 @@ def fit(
     first_step: int = 0,
     chunks: int = 1,
 ) -> int:
-    """Train from ``first_step`` to the schedule's end, or to where an evaluation says to stop.
+    """Train from ``first_step`` to the schedule's end, or to where an evaluation or an interruption says to stop.
 
     Args:
         prepared: student and optimizer.
@@ -188,22 +193,25 @@ def fit(
     while done < schedule.steps and not stop:
         schedule.set_lr(optimizer, done)
         report = backward_step(accelerator, student, objective, next(batches), chunks=chunks)
-        norm = accelerator.clip_grad_norm_(student.parameters(), clip_grad) if clip_grad else None
+        # Clipped at infinity, gradients stay as they are, to the bit, and their norm is known.
+        norm = accelerator.clip_grad_norm_(student.parameters(), clip_grad or math.inf)
         optimizer.step()
         optimizer.zero_grad()
         done += 1
         if prepared.average is not None:
             prepared.average.update(accelerator.unwrap_model(student), done)
         window.add(done, _values(report, norm))
+        hooks.on_step(done)
+        left = hooks.interrupted(done)
         last = done == schedule.steps
         evaluated = hooks.evaluate_every is not None and (last or done % hooks.evaluate_every == 0)
-        saved = last or evaluated or done % hooks.save_every == 0
+        saved = last or evaluated or left or done % hooks.save_every == 0
         # Means end at every checkpoint, so that those of a resumed run are over the same steps.
         if saved or done % hooks.log_every == 0:
             means = window.read(stream.plan.global_batch)
             hooks.on_log(done, {**means, "lr": schedule.lr(done - 1)})
         if saved:
-            stop = evaluated and hooks.evaluate(done)
+            stop = (evaluated and hooks.evaluate(done)) or left
             student.train()
             hooks.on_save(done)
     return done
