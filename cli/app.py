@@ -16,11 +16,13 @@ from mmkd.cli.cache_teacher import cache_teacher
 from mmkd.cli.cache_verify import cache_verify
 from mmkd.cli.console import printable, process_rank
 from mmkd.cli.demo import demo
+from mmkd.cli.doctor import doctor
 from mmkd.cli.eval_bias import bias
 from mmkd.cli.eval_probe import probe
 from mmkd.cli.eval_retrieval import retrieval
 from mmkd.cli.eval_zero_shot import zero_shot
 from mmkd.cli.export import export
+from mmkd.cli.list_runs import runs
 from mmkd.cli.option_groups import SectionedCommand
 from mmkd.cli.options import Debug
 from mmkd.cli.plan import PlanCommand, plan
@@ -31,7 +33,6 @@ from mmkd.errors import MmkdError
 app = typer.Typer(
     name="mmkd",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is drawn in half the time,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -83,9 +84,11 @@ evaluate.command("retrieval")(retrieval)
 evaluate.command("probe")(probe)
 evaluate.command("bias")(bias)
 app.add_typer(evaluate, name="eval")
+app.command("runs")(runs)
 app.command("report")(report)
 app.command("export")(export)
 app.command("demo")(demo)
+app.command("doctor")(doctor)
 
 
 def run(argv: Sequence[str] | None = None) -> None:

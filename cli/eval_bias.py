@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmkd.cli.completion import complete_runs
 from mmkd.cli.console import console, progress, say
 from mmkd.cli.models import TEACHER, find_students, find_teacher, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
@@ -27,7 +28,8 @@ def bias(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run, folder or hub id to probe; may be given several times. Default: the latest run."
+            autocompletion=complete_runs,
+            help="Run, folder or hub id to probe; may be given several times. Default: the latest run.",
         ),
     ] = None,
     teacher: Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmkd.cli.completion import complete_data, complete_runs
 from mmkd.cli.console import console, printable, progress, say
 from mmkd.cli.models import TEACHER, describe, find_students, find_teacher, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
@@ -25,7 +26,8 @@ def probe(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run, folder or hub id to judge; may be given several times. Default: the latest run."
+            help="Run, folder or hub id to judge; may be given several times. Default: the latest run.",
+            autocompletion=complete_runs,
         ),
     ] = None,
     teacher: Annotated[
@@ -34,7 +36,9 @@ def probe(
     data: Annotated[
         str,
         typer.Option(
-            metavar="SPEC", help="Labelled images to be judged on: a built-in name, hub id, file or folder."
+            metavar="SPEC",
+            autocompletion=complete_data,
+            help="Labelled images to be judged on: a built-in name, hub id, file or folder.",
         ),
     ] = "cifar10",
     train_data: Annotated[

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmkd.cli.completion import complete_captioned, complete_runs
 from mmkd.cli.console import console, printable, progress, say
 from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
@@ -28,7 +29,8 @@ def retrieval(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run, folder or hub id to judge; may be given several times. Default: the latest run."
+            help="Run, folder or hub id to judge; may be given several times. Default: the latest run.",
+            autocompletion=complete_runs,
         ),
     ] = None,
     teacher: Annotated[
@@ -38,6 +40,7 @@ def retrieval(
         list[str] | None,
         typer.Option(
             metavar="SPEC",
+            autocompletion=complete_captioned,
             help="flickr30k, coco; flickr30k=FOLDER_OR_FILE for a local copy; or any captioned data (hub id, "
             "file, folder). May be given several times. Default: flickr30k.",
         ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmkd.cli.completion import complete_data, complete_runs
 from mmkd.cli.console import console, progress, say
 from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
@@ -32,7 +33,8 @@ def zero_shot(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="Run, folder or hub id to judge; may be given several times. Default: the latest run."
+            help="Run, folder or hub id to judge; may be given several times. Default: the latest run.",
+            autocompletion=complete_runs,
         ),
     ] = None,
     teacher: Annotated[
@@ -42,6 +44,7 @@ def zero_shot(
         list[str] | None,
         typer.Option(
             metavar="SPEC",
+            autocompletion=complete_data,
             help="A built-in set (cifar10, imagenet, food101, ...); cifar10=FOLDER_OR_FILE for a local copy; or any "
             "labelled data (hub id, file, folder). May be given several times. Default: cifar10, cifar100, stl10.",
         ),

@@ -6,25 +6,32 @@ from typing import Annotated
 
 from typer import Option
 
+from mmkd.cli.completion import complete_data, complete_kd, complete_runs, complete_task, one_of
+
 
 @dataclass(frozen=True)
 class LossOptions:
     """What is learnt."""
 
-    kd: Annotated[str, Option(help="KD losses: [weight*]name[@temperature] joined by '+', or none.")] = (
-        "mse+cos"
-    )
+    kd: Annotated[
+        str,
+        Option(
+            help="KD losses: [weight*]name[@temperature] joined by '+', or none.", autocompletion=complete_kd
+        ),
+    ] = "mse+cos"
     task: Annotated[
         str | None,
         Option(
             help="Task losses, learnt from the pairs: the same way of writing, or none; default: triplet, with one "
-            "tower clip, with isolated ones none."
+            "tower clip, with isolated ones none.",
+            autocompletion=complete_task,
         ),
     ] = None
     towers: Annotated[
         str,
         Option(
             metavar="both|image|text|isolated",
+            autocompletion=one_of("both", "image", "text", "isolated"),
             help="Train both; only one, beside the teacher's cached embeddings of the other; or each by itself.",
         ),
     ] = "both"
@@ -37,7 +44,11 @@ class LossOptions:
         ),
     ] = 0
     negatives: Annotated[
-        str, Option(help="The triplet loss's negative of each row: semi-hard, hard or random.")
+        str,
+        Option(
+            help="The triplet loss's negative of each row: semi-hard, hard or random.",
+            autocompletion=one_of("semi-hard", "hard", "random"),
+        ),
     ] = "semi-hard"
     margin: Annotated[float, Option(help="Of the triplet loss, in cosine distance.")] = 0.2
 
@@ -95,7 +106,8 @@ class StudentOptions:
         str | None,
         Option(
             help="Student's weights: alternate (every other layer of the teacher), first or random; default: "
-            "alternate, and random for a shape that the layers do not fit."
+            "alternate, and random for a shape that the layers do not fit.",
+            autocompletion=one_of("alternate", "first", "random"),
         ),
     ] = None
     depth: Annotated[
@@ -174,7 +186,11 @@ class StepOptions:
     ] = 0.0
     clip_grad: Annotated[float, Option(help="Largest norm of the gradient; 0 for no clipping.")] = 1.0
     precision: Annotated[
-        str | None, Option(help="fp32, bf16 or fp16; default: bf16 on a GPU, fp32 on a CPU.")
+        str | None,
+        Option(
+            help="fp32, bf16 or fp16; default: bf16 on a GPU, fp32 on a CPU.",
+            autocompletion=one_of("fp32", "bf16", "fp16"),
+        ),
     ] = None
     gradient_checkpointing: Annotated[
         bool, Option("--gradient-checkpointing", help="Compute activations twice, to save memory.")
@@ -192,7 +208,11 @@ class ValidationOptions:
     ] = None
     eval_data: Annotated[
         list[str] | None,
-        Option(metavar="SPEC", help="Sets to classify zero-shot, as `mmkd eval zero-shot --data` has them."),
+        Option(
+            metavar="SPEC",
+            help="Sets to classify zero-shot, as `mmkd eval zero-shot --data` has them.",
+            autocompletion=complete_data,
+        ),
     ] = None
     eval_templates: Annotated[
         Path | None,
@@ -215,7 +235,10 @@ class ValidationOptions:
 class RunOptions:
     """The run."""
 
-    out: Annotated[Path | None, Option(help="The run's folder; default: <work>/runs/<day>-<kd>.")] = None
+    out: Annotated[
+        Path | None,
+        Option(help="The run's folder; default: <work>/runs/<day>-<kd>.", autocompletion=complete_runs),
+    ] = None
     resume: Annotated[
         bool, Option("--resume", help="Go on from the last checkpoint of --out or the latest run.")
     ] = False

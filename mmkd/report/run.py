@@ -73,7 +73,7 @@ class ReportRun:
     def student_of(self, kind: str) -> str | None:
         """What the run's own student is called in an evaluation."""
         found = self.evaluations.get(kind)
-        return None if found is None else own_name(found, self)
+        return None if found is None else own_name(found, self.run.folder, self.weights_hash)
 
 
 def find_runs(paths: list[Path]) -> list[Path]:
@@ -158,17 +158,17 @@ def read_report_run(folder: Path, name: str) -> ReportRun:
     return read
 
 
-def own_name(evaluation: Evaluation, run: ReportRun) -> str | None:
-    """The run's student among the models of an evaluation: by its weights, else by its name."""
+def own_name(evaluation: Evaluation, folder: Path, weights_hash: str = "") -> str | None:
+    """The student of the run in ``folder`` among the models of an evaluation: by its weights, else by its name."""
     models: dict[str, str] = {}
     for one in evaluation.sets:
         for name, judged in one.models.items():
             if name != evaluation.reference:
                 models.setdefault(name, judged.hash)
     for name, found in models.items():
-        if found and found == run.weights_hash:
+        if found and found == weights_hash:
             return name
-    for name in ("student", run.run.folder.name):
+    for name in ("student", folder.name):
         if name in models:
             return name
     return next(iter(models), None)
@@ -178,7 +178,7 @@ def stale(run: ReportRun) -> list[str]:
     """What is said of another student than the one that lies here."""
     found = []
     for kind, evaluation in run.evaluations.items():
-        name = own_name(evaluation, run)
+        name = own_name(evaluation, run.run.folder, run.weights_hash)
         hashes = {one.models[name].hash for one in evaluation.sets if name in one.models} - {""}
         if run.weights_hash and hashes and run.weights_hash not in hashes:
             found.append(
