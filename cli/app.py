@@ -26,6 +26,7 @@ from mmkd.cli.list_runs import runs
 from mmkd.cli.option_groups import SectionedCommand
 from mmkd.cli.options import Debug
 from mmkd.cli.plan import PlanCommand, plan
+from mmkd.cli.push import push
 from mmkd.cli.report import report
 from mmkd.cli.train import train
 from mmkd.errors import MmkdError
@@ -86,6 +87,7 @@ evaluate.command("bias")(bias)
 app.add_typer(evaluate, name="eval")
 app.command("runs")(runs)
 app.command("report")(report)
+app.command("push")(push)
 app.command("export")(export)
 app.command("demo")(demo)
 app.command("doctor")(doctor)

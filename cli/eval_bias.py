@@ -7,7 +7,7 @@ import typer
 
 from mmkd.cli.completion import complete_runs
 from mmkd.cli.console import console, progress, say
-from mmkd.cli.models import TEACHER, find_students, find_teacher, report_file
+from mmkd.cli.models import TEACHER, find_students, find_teacher, refresh_card, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.provenance import provenance
 from mmkd.cli.workspace import Workspace
@@ -128,6 +128,7 @@ def bias(
         opened = open_grouped(images, words, split=split, limit=limit, **columns)
         say("images", f"{opened.source} · {len(opened.rows):,} taken")
     write(_of_models([reference, *students], words, opened, batch_size, top, kept, seed), file)
+    refresh_card(file, students)
 
 
 def write(report: "BiasReport", file: Path) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from mmkd.cli.completion import complete_data, complete_runs
 from mmkd.cli.console import console, printable, progress, say
-from mmkd.cli.models import TEACHER, describe, find_students, find_teacher, report_file
+from mmkd.cli.models import TEACHER, describe, find_students, find_teacher, refresh_card, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.provenance import provenance
 from mmkd.cli.tables import align
@@ -101,6 +101,7 @@ def probe(
     write_csv(file.with_suffix(".csv"), report.rows())
     save_figure(plot_probe(report), file.with_suffix(".png"))
     say("saved", f"{file} · {file.stem}.csv, {file.stem}.png")
+    refresh_card(file, students)
 
 
 def table(report: "ProbeReport") -> list[str]:

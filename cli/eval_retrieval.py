@@ -8,7 +8,7 @@ import typer
 
 from mmkd.cli.completion import complete_captioned, complete_runs
 from mmkd.cli.console import console, printable, progress, say
-from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, report_file
+from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, refresh_card, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.provenance import provenance
 from mmkd.cli.tables import align
@@ -99,6 +99,7 @@ def retrieval(
     save_figure(plot_retrieval(report), file.with_suffix(".png"))
     write_retrieval_examples(examples_file(file), report, tasks)
     say("saved", f"{file} · {file.stem}.csv, {file.stem}-examples.json, {file.stem}.png")
+    refresh_card(file, students)
 
 
 def run_retrieval(

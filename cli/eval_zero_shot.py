@@ -11,7 +11,7 @@ import typer
 
 from mmkd.cli.completion import complete_data, complete_runs
 from mmkd.cli.console import console, progress, say
-from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, report_file
+from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, refresh_card, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.provenance import provenance
 from mmkd.cli.workspace import Workspace
@@ -138,6 +138,7 @@ def zero_shot(
     for line in chain.from_iterable([*tables, ["", *cost_table(report)]]):
         console.print(line, markup=False, soft_wrap=True)
     _save(report, file, html)
+    refresh_card(file, students)
     if check:
         report_checks(checks)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmkd.cli.console import say
 from mmkd.errors import ConfigError, ModelError
 from mmkd.runs import RUN_FILE, Run, latest_run, read_run
 
@@ -79,6 +80,15 @@ def report_file(out: Path | None, students: Sequence[Subject], work: Path, name:
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; expected the name of a file, such as {out / name}")
     return out
+
+
+def refresh_card(file: Path, students: Sequence[Subject]) -> None:
+    """Bring the student's model card up to date with the evaluation just written to its run."""
+    from mmkd.model_card import refresh_model_card
+
+    run = students[0].run
+    if run is not None and file.parent.resolve() == run.folder.resolve() and refresh_model_card(run):
+        say("card", f"{run.student / 'README.md'} says so too")
 
 
 def describe(spec: "TeacherSpec") -> str:

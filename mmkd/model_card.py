@@ -1,44 +1,80 @@
-"""The model card of a student, written from its run."""
+"""The model card of a student, written from its run and from what it scored."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mmkd.card_scores import card_metrics, card_results, card_scores
+from mmkd.errors import MmkdError
 from mmkd.families import CLIP, FAMILIES, Family
 from mmkd.files import write_text
 from mmkd.heads import HEAD_FILE
-from mmkd.parse import read_json
+from mmkd.parse import read_json, read_text
 from mmkd.runs import Run
+
+CARD = "README.md"
+# A card without it is somebody's own and left alone.
+WRITTEN = (
+    "<!-- Written by mmkd, and anew after each mmkd eval. To keep text of your own, delete this line. -->"
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def write_model_card(folder: Path, run: Run) -> None:
     """Write ``folder/README.md``: what was trained on what, how, and how to load it, with the head that is there."""
+    write_text(folder / CARD, card_of(folder, run))
+
+
+def refresh_model_card(run: Run) -> bool:
+    """Write the card of a run's student again, with the scores that are there now; False where it was left alone."""
+    file = run.student / CARD
+    if not file.is_file() or WRITTEN not in read_text(file):
+        return False
+    write_model_card(run.student, run)
+    return True
+
+
+def card_of(folder: Path, run: Run, *, source: str | None = None, license_id: str | None = None) -> str:
+    """The card of the student in ``folder``.
+
+    Args:
+        folder: of the student.
+        run: that trained it.
+        source: where it is loaded from, such as its id on the Hub; default: the run's own folder.
+        license_id: as the Hub names it; default: the teacher's, where that can be read here.
+    """
     config = folder / "config.json"
     family = FAMILIES[str(read_json(config).get("model_type"))] if config.is_file() else CLIP
-    card = model_card(run, head=(folder / HEAD_FILE).is_file(), family=family)
-    write_text(folder / "README.md", card)
+    return model_card(
+        run,
+        head=(folder / HEAD_FILE).is_file(),
+        family=family,
+        source=source,
+        license_id=license_id,
+    )
 
 
-def model_card(run: Run, *, head: bool = False, family: Family = CLIP) -> str:
+def model_card(
+    run: Run,
+    *,
+    head: bool = False,
+    family: Family = CLIP,
+    source: str | None = None,
+    license_id: str | None = None,
+) -> str:
     """Markdown with the metadata that the Hugging Face Hub reads.
 
     Args:
         run: that trained the student.
         head: whether a projection head lies beside it.
         family: the student's.
+        source: where it is loaded from; default: the run's own folder.
+        license_id: as the Hub names it; default: the teacher's, where that can be read here.
     """
     record, recipe = run.record, run.record["recipe"]
     data = [source["spec"] for source in record["data"]]
-    teacher = record.get("teacher")
-    metadata: dict[str, object] = {
-        "library_name": "transformers",
-        "pipeline_tag": "zero-shot-image-classification",
-        "tags": ["clip", "mmkd", *(["knowledge-distillation"] if teacher else [])],
-    }
-    if teacher and not Path(teacher["model"]).exists():
-        metadata["base_model"] = teacher["model"]
-    origin, caution = _origin(record), _caution(record)
     rows = {
         "pairs": f"{record['pairs']:,}",
         "data": ", ".join(f"`{_shown(spec)}`" for spec in data),
@@ -53,33 +89,84 @@ def model_card(run: Run, *, head: bool = False, family: Family = CLIP) -> str:
     if recipe["towers"] != "both":
         rows["towers"] = recipe["towers"]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    metadata = _metadata(run, license_id)
     return f"""---
-{yaml.safe_dump(metadata, sort_keys=False).strip()}
+{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True).strip()}
 ---
 
-# {run.folder.name}
+{WRITTEN}
 
-A {family.name} {origin} with mmkd.
-{caution}
-{_loading(f"{run.folder.name}/student", family, head=head)}
+# {Path(source).name if source else run.folder.name}
+
+A {family.name} {_origin(record)} with mmkd.
+{_caution(record)}
+{_loading(source or f"{run.folder.name}/student", family, head=head)}
 
 | | |
 |---|---|
 {table}
 
-Not evaluated here: run `mmkd eval zero-shot --model {run.folder.name}` for its scores beside its teacher's and beside
-chance, and `mmkd eval bias` before anyone draws conclusions about people from it.
+{card_scores(run)}
 """
+
+
+def _metadata(run: Run, license_id: str | None) -> dict[str, object]:
+    record = run.record
+    teacher = record.get("teacher")
+    distilled = bool(teacher) and record["recipe"]["kd"] != "none"
+    metadata: dict[str, object] = {
+        "library_name": "transformers",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["clip", "mmkd", *(["knowledge-distillation"] if distilled else [])],
+    }
+    if known := license_id or _teachers_license(teacher):
+        metadata["license"] = known
+    inherits = bool(teacher) and record["recipe"]["init"] != "random"
+    if (distilled or inherits) and not Path(teacher["model"]).exists():
+        metadata["base_model"] = teacher["model"]
+    specs = [source["spec"] for source in record["data"]]
+    if hub := [spec for spec in specs if _HUB_ID.fullmatch(spec) and not Path(spec).exists()]:
+        metadata["datasets"] = hub
+    if metrics := card_metrics(run):
+        metadata["metrics"] = metrics
+    if results := card_results(run):
+        metadata["model-index"] = [{"name": run.folder.name, "results": results}]
+    return metadata
+
+
+def _teachers_license(teacher: dict[str, Any] | None) -> str | None:
+    """What the teacher's own card says, where it lies here: a student of its weights is bound by it."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if not teacher:
+        return None
+    file: Any = Path(teacher["model"]) / CARD
+    try:
+        if not Path(teacher["model"]).is_dir():
+            file = try_to_load_from_cache(teacher["model"], CARD, revision=teacher.get("revision"))
+        head = re.match(r"---\n(.*?)\n---\n", read_text(Path(file)), flags=re.DOTALL)
+        found = yaml.safe_load(head.group(1)).get("license") if head else None
+    except (HFValidationError, MmkdError, yaml.YAMLError, AttributeError, TypeError, OSError):
+        return None
+    return found if isinstance(found, str) and re.fullmatch(r"[\w.-]{1,40}", found) else None
 
 
 def _origin(record: dict[str, Any]) -> str:
     teacher = record.get("teacher")
-    if teacher:
-        revision = f" at `{teacher['revision']}`" if teacher["revision"] else ""
-        return f"distilled from `{_shown(teacher['model'])}`{revision}"
-    return (
-        "distilled from embeddings of an unknown teacher" if record.get("cache") else "trained from scratch"
-    )
+    if not teacher:
+        return (
+            "distilled from embeddings of an unknown teacher"
+            if record.get("cache")
+            else "trained from scratch"
+        )
+    revision = f" at `{teacher['revision']}`" if teacher.get("revision") else ""
+    name = f"`{_shown(teacher['model'])}`{revision}"
+    if record["recipe"]["kd"] != "none":
+        return f"distilled from {name}"
+    if record["recipe"]["init"] == "random":
+        return f"of the same kind as {name}, trained without distillation"
+    return f"that starts from layers of {name}, trained without distillation"
 
 
 def _caution(record: dict[str, Any]) -> str:
