@@ -58,7 +58,7 @@ def runs(
 ) -> None:
     """List runs, oldest first: state, age, step, recipe and zero-shot top-1.
 
-    A training that was killed is told from one that runs by its lock, which dies with it.
+    A training that was killed is told from one that runs by the lock that it holds on its folder.
 
     \b
       mmkd runs

@@ -3,9 +3,9 @@
 import sys
 from typing import Any
 
-from mmkd.runs import library_versions, now
+from mmkd.runs import library_versions
 
 
 def provenance() -> dict[str, Any]:
-    """The command that was typed, when, and the versions of what it ran on."""
-    return {"command": ["mmkd", *sys.argv[1:]], "written": now(), "versions": library_versions()}
+    """The command that was typed, and the versions of what it ran on: the same for the same evaluation."""
+    return {"command": ["mmkd", *sys.argv[1:]], "versions": library_versions()}

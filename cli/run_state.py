@@ -1,11 +1,13 @@
 """Which state a run is in: what its training wrote into ``run.json``, and whether that training still lives."""
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmkd.cache.locks import SHARED, Lock
-from mmkd.errors import CacheError, TrainingError, first_line
+from mmkd.errors import TrainingError, first_line
 from mmkd.runs import FAILED, FINISHED, INTERRUPTED, TRAINING, Run, read_run
 
 if TYPE_CHECKING:
@@ -27,13 +29,15 @@ def run_state(run: Run, accelerator: "Accelerator", *, steps: int) -> Iterator[N
     if not accelerator.is_main_process:
         yield
         return
-    lock = Lock.take(run.lock)
-    if lock is None:
+    held = _lock(run.folder, fcntl.LOCK_EX)
+    if held is None:
         raise TrainingError(
             f"{run.folder} is being trained by another process; wait for it, or stop it first"
         )
     try:
-        run.update(state=TRAINING, error=None, planned_steps=steps)
+        begun = {"state": TRAINING, "error": None, "planned_steps": steps}
+        if any(run.record.get(name) != value for name, value in begun.items()):
+            run.update(**begun)
         yield
     except KeyboardInterrupt:
         _leave(run, state=INTERRUPTED)
@@ -42,7 +46,7 @@ def run_state(run: Run, accelerator: "Accelerator", *, steps: int) -> Iterator[N
         _leave(run, state=FAILED, error=first_line(error)[:500])
         raise
     finally:
-        lock.release()
+        os.close(held)
 
 
 def _leave(run: Run, **changes: str) -> None:
@@ -56,14 +60,25 @@ def state_of(run: Run) -> str:
     said = run.record.get("state")
     if said != TRAINING:
         return said if said in {FINISHED, INTERRUPTED, FAILED} else "unknown"
-    if not run.lock.exists():
-        return INTERRUPTED
-    try:
-        lock = Lock.take(run.lock, SHARED)
-    except (OSError, CacheError):
-        return TRAINING  # another's folder, which may not be written to
-    if lock is None:
+    held = _lock(run.folder, fcntl.LOCK_SH)
+    if held is None:
         return TRAINING
-    sure = lock.sure
-    lock.release()
-    return INTERRUPTED if sure else TRAINING
+    os.close(held)
+    return INTERRUPTED
+
+
+def _lock(folder: Path, kind: int) -> int | None:
+    """Lock the folder itself, which leaves nothing behind and which the kernel frees with its holder.
+
+    Returns:
+        The open descriptor; ``None`` where another process holds the lock. On a file system without locks nobody does.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        pass
+    return descriptor

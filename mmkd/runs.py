@@ -59,11 +59,6 @@ class Run:
         return (self.record.get("teacher") or {}).get("revision")
 
     @property
-    def lock(self) -> Path:
-        """Locked by the training while it runs, so that whoever finds it free knows that it was killed."""
-        return self.folder / ".training.lock"
-
-    @property
     def finished(self) -> bool:
         """Whether the training came to its end and the student was saved."""
         return self.record.get("state") == FINISHED

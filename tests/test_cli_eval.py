@@ -87,7 +87,8 @@ def test_a_second_evaluation_embeds_nothing_and_says_the_same(
     first, text = capsys.readouterr().out, page.read_text()
     folder = work / "runs" / "first"
     kept = {file.name: file.read_bytes() for file in folder.glob("zero-shot*")}
-    assert set(kept) == {"zero-shot.json", "zero-shot.csv", "zero-shot-confusion.csv", "zero-shot.png"}
+    ends = (".json", ".csv", "-confusion.csv", "-examples.json", ".png")
+    assert set(kept) == {f"zero-shot{end}" for end in ends}
     monkeypatch.setattr("mmkd.encoders.PairEncoder.preprocess", None)
     monkeypatch.setattr("mmkd.encoders.PairEncoder.encode_texts", None)
     assert mmkd(*evaluate) == 0

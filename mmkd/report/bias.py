@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from mmkd.report.confusion import scatter
 from mmkd.report.drawing import Plot, new_figure, shorten
 from mmkd.report.plain import mapping, number, text, texts
 from mmkd.report.run import ReportRun
+from mmkd.report.scatter import scatter
 
 MOST_WORDS = 2_000
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mmkd.report.drawing import GRID, INK, PAPER, SOFT, Plot, legend_below, mark, new_figure, shorten
+from mmkd.report.drawing import GRID, INK, SOFT, Plot, legend_below, mark, new_figure, shorten
 from mmkd.report.evaluations import JudgedSet
 from mmkd.report.run import Confusion, ReportRun, images_right
+from mmkd.report.scatter import scatter
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MATRIX = 20  # classes; a larger matrix cannot be read on a telephone
 PAIRS = 12
@@ -91,39 +91,24 @@ def _matrix(run: ReportRun, one: JudgedSet, student: Confusion) -> Plot:
 
 def _pairs(run: ReportRun, one: JudgedSet, student: Confusion, teacher: Confusion | None) -> Plot | None:
     totals = {name: total for name, (_, total) in images_right(one, student).items()}
+    known = set(one.class_names)
+    wrong = [pair for pair in student if pair[0] != pair[1] and known.issuperset(pair)]
 
     def share(confusion: Confusion, pair: tuple[str, str]) -> float:
         return confusion.get(pair, 0) / max(1, totals.get(pair[0], 1))
 
-    known = set(one.class_names)
-    wrong = [pair for pair in student if pair[0] != pair[1] and known.issuperset(pair)]
     worst = sorted(wrong, key=lambda pair: (-share(student, pair), -student[pair], pair))[:PAIRS]
     if not worst:
         return None
-    figure = new_figure(0.9 + 0.27 * len(worst))
-    axes, rows = figure.add_subplot(), []
-    for at, pair in enumerate(worst):
-        found = {run.name: share(student, pair)} | ({"teacher": share(teacher, pair)} if teacher else {})
-        axes.plot(
-            [100 * min(found.values()), 100 * max(found.values())], [-at] * 2, color=SOFT, lw=1, zorder=1
-        )
-        for name, value in reversed(found.items()):
-            style = mark(0 if name == "teacher" else 1)
-            style["markeredgecolor"] = style["color"]
-            label = shorten(name) if at == 0 else None
-            axes.plot(100 * value, -at, linestyle="", ms=6, label=label, zorder=2, **style)
-            rows.append(
-                {"set": one.name, "model": name, "true": pair[0], "predicted": pair[1], "share": value}
-            )
-    labels = [f"{shorten(true, 20)} → {shorten(predicted, 20)}" for true, predicted in worst]
-    axes.set_yticks([-at for at in range(len(worst))], labels, fontsize=8.5)
-    axes.tick_params(axis="y", length=0, labelcolor=INK)
-    axes.spines["left"].set_visible(False)
-    axes.set_xlim(left=0)
-    axes.set_ylim(-len(worst) + 0.4, 0.6)
-    axes.set_xlabel("% of the class's images")
-    axes.grid(axis="x", color=GRID)
-    legend_below(axes, 2)
+    found = [
+        (pair, {run.name: share(student, pair)} | ({"teacher": share(teacher, pair)} if teacher else {}))
+        for pair in worst
+    ]
+    rows = [
+        {"set": one.name, "model": name, "true": pair[0], "predicted": pair[1], "share": value}
+        for pair, shares in found
+        for name, value in shares.items()
+    ]
     caption = (
         f"The {len(worst)} confusions on {one.name} that {run.name} makes most often (true class → answer), by the "
         "share of the class's images"
@@ -133,7 +118,30 @@ def _pairs(run: ReportRun, one: JudgedSet, student: Confusion, teacher: Confusio
             else "."
         )
     )
-    return Plot(f"confused-{run.name}-{one.name}", f"Most confused on {one.name}", caption, figure, rows)
+    title = f"Most confused on {one.name}"
+    return Plot(f"confused-{run.name}-{one.name}", title, caption, _draw_pairs(found), rows)
+
+
+def _draw_pairs(found: Sequence[tuple[tuple[str, str], dict[str, float]]]) -> "Figure":
+    figure = new_figure(0.9 + 0.27 * len(found))
+    axes = figure.add_subplot()
+    for at, (_, shares) in enumerate(found):
+        ends = [100 * min(shares.values()), 100 * max(shares.values())]
+        axes.plot(ends, [-at] * 2, color=SOFT, lw=1, zorder=1)
+        for name, value in reversed(shares.items()):
+            style = mark(0 if name == "teacher" else 1)
+            label = shorten(name) if at == 0 else None
+            axes.plot(100 * value, -at, linestyle="", ms=6, label=label, zorder=2, **style)
+    labels = [f"{shorten(true, 20)} → {shorten(predicted, 20)}" for (true, predicted), _ in found]
+    axes.set_yticks([-at for at in range(len(found))], labels, fontsize=8.5)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlim(left=0)
+    axes.set_ylim(-len(found) + 0.4, 0.6)
+    axes.set_xlabel("% of the class's images")
+    axes.grid(axis="x", color=GRID)
+    legend_below(axes, 2)
+    return figure
 
 
 def _classes(run: ReportRun, one: JudgedSet, student: Confusion, teacher: Confusion) -> Plot | None:
@@ -166,66 +174,3 @@ def _classes(run: ReportRun, one: JudgedSet, student: Confusion, teacher: Confus
         f"changed most; with {few} images a class or more, single classes are uncertain."
     )
     return Plot(f"classes-{run.name}-{one.name}", f"Class by class on {one.name}", caption, figure, rows)
-
-
-def scatter(
-    axes: "Axes",
-    x: NDArray[np.float64],
-    y: NDArray[np.float64],
-    names: Sequence[str],
-    *,
-    limits: tuple[float, float],
-    labelled: int = 6,
-    known: bool = True,
-) -> None:
-    """Points on equal scales about the diagonal on which nothing changed; those farthest from it are named."""
-    style = mark(1, known=known)
-    axes.plot(limits, limits, color=SOFT, lw=1, linestyle=(0, (4, 3)), zorder=1)
-    # Where points coincide, the darker ones are several.
-    axes.plot(
-        x,
-        y,
-        linestyle="",
-        marker=style["marker"],
-        ms=6,
-        alpha=0.6,
-        color=style["color"],
-        markerfacecolor=style["markerfacecolor"],
-        markeredgecolor=PAPER if known else style["color"],
-        markeredgewidth=0.6,
-        zorder=2,
-    )
-    _name(axes, x, y, names, limits[1] - limits[0], labelled)
-    axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.grid(color=GRID)
-
-
-def _name(
-    axes: "Axes", x: NDArray[np.float64], y: NDArray[np.float64], names: Sequence[str], span: float, most: int
-) -> None:
-    """Name the points farthest from the diagonal, where a name covers neither a point nor another name."""
-    height, letter, gap = 0.045 * span, 0.0165 * span, 0.022 * span
-    boxes: list[tuple[float, float, float]] = []
-    for row in np.argsort(-np.abs(y - x), kind="stable").tolist():
-        if len(boxes) >= most or y[row] == x[row]:
-            return
-        name = shorten(names[row], 22)
-        for side in (1, -1):
-            ends = sorted((x[row] + side * gap, x[row] + side * (gap + letter * len(name))))
-            box = (ends[0], ends[1], float(y[row]))
-            covered = (x > box[0]) & (x < box[1]) & (np.abs(y - box[2]) < height / 2)
-            met = any(b[0] < box[1] and box[0] < b[1] and abs(b[2] - box[2]) < height for b in boxes)
-            if covered.any() or met or box[0] < min(0.0, x.min()) or box[1] > x.max() + 0.02 * span:
-                continue
-            boxes.append(box)
-            axes.annotate(
-                name,
-                (float(x[row]), float(y[row])),
-                xytext=(7 * side, 0),
-                textcoords="offset points",
-                ha="left" if side == 1 else "right",
-                va="center",
-                fontsize=8.5,
-                zorder=3,
-            )
-            break

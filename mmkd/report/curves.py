@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmkd.evaluation.zero_shot_plot import COLOURS, MARKERS
-from mmkd.report.drawing import CHANCE, DASHES, GRID, SOFT, Plot, legend_below, new_figure, thin
+from mmkd.report.drawing import CHANCE, DASHES, GRID, SOFT, Plot, legend_below, new_figure, shorten, thin
 from mmkd.report.run import ReportRun
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _losses(run: ReportRun) -> Plot | None:
         steps, values = thin(*_column(run.steps, name))
         if not values:
             continue
-        label = "total, weighted" if name == "loss" else name
+        label = "total, weighted" if name == "loss" else shorten(name)
         axes.plot(
             steps,
             values,
@@ -61,7 +61,7 @@ def _losses(run: ReportRun) -> Plot | None:
     if drawn > 1:
         legend_below(axes)
     else:
-        axes.set_ylabel(names[0])
+        axes.set_ylabel(shorten(names[0]))
     scale = ", on a logarithmic scale" if lowest > 0 else ""
     caption = (
         f"Training loss of {run.name} by step{scale}. Each term is drawn as it is before its weight; the total is "
@@ -122,7 +122,7 @@ def _checks(run: ReportRun) -> Plot | None:
             marker=marker,
             ms=5,
             lw=1.4,
-            label=name,
+            label=shorten(name),
         )
         chance = _chance(run, name)
         if chance is not None:

@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmkd.evaluation.plots import FAINT, INK, save_figure
+from mmkd.evaluation.plots import FAINT, INK
 from mmkd.evaluation.zero_shot_plot import COLOURS, MARKERS
-from mmkd.files import write_csv
+from mmkd.files import write_csv, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,16 +43,25 @@ class Plot:
     figure: "Figure"
     rows: Sequence[Mapping[str, Any]]
 
+    @cached_property
+    def _drawn(self) -> str:
+        """The figure as SVG without a ground: laid out once, for that is what takes the time."""
+        import matplotlib as mpl
+
+        stream = io.StringIO()
+        # Text stays text, to be searched and read aloud; the same figure gives the same bytes.
+        with mpl.rc_context({"svg.hashsalt": "mmkd", "svg.fonttype": "none"}):
+            self.figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+        return stream.getvalue()
+
     def svg(self) -> str:
         """The figure as an ``svg`` element whose colours follow the page."""
-        stream = io.StringIO()
-        with _reproducible():
-            self.figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
-        return _for_a_page(stream.getvalue(), self.name, self.title)
+        return _for_a_page(self._drawn, self.name, self.title)
 
     def save(self, folder: Path) -> None:
-        """Write ``name.svg`` and ``name.csv`` into ``folder``."""
-        save_figure(self.figure, folder / f"{self.name}.svg")
+        """Write ``name.svg``, on white, and ``name.csv`` into ``folder``."""
+        ground = rf'\g<0><rect width="100%" height="100%" fill="{PAPER}"/>'
+        write_text(folder / f"{self.name}.svg", re.sub(r"<svg[^>]*>", ground, self._drawn, count=1))
         write_csv(folder / f"{self.name}.csv", self.rows)
 
 
@@ -137,14 +147,6 @@ def legend_below(axes: "Axes", columns: int = 3) -> None:
     figure.legend(
         handles, labels, loc="outside lower left", ncols=min(columns, max(1, len(labels))), handlelength=1.6
     )
-
-
-@contextmanager
-def _reproducible() -> Iterator[None]:
-    import matplotlib as mpl
-
-    with mpl.rc_context({"svg.hashsalt": "mmkd", "svg.fonttype": "none"}):
-        yield
 
 
 def _for_a_page(svg: str, name: str, title: str) -> str:

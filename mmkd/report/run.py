@@ -107,10 +107,12 @@ def name_runs(folders: list[Path]) -> list[str]:
     short = [re.sub(r"^\d{4}-\d\d-\d\d-", "", folder.name) or folder.name for folder in folders]
     names: list[str] = []
     for folder, name in zip(folders, short, strict=True):
-        called = text(name if short.count(name) == 1 else folder.name, limit=60) or "run"
-        number_of_it = 2
-        while called in names or called.startswith("teacher"):  # that name is the teacher's
-            called, number_of_it = f"{folder.name} ({number_of_it})", number_of_it + 1
+        stem = text(name if short.count(name) == 1 else folder.name, limit=60) or "run"
+        if stem.startswith("teacher"):  # that name is the teacher's
+            stem = f"run {stem}"
+        called, number_of_it = stem, 2
+        while called in names:
+            called, number_of_it = f"{stem} ({number_of_it})", number_of_it + 1
         names.append(called)
     return names
 

@@ -119,9 +119,13 @@ def _dots(groups: Sequence[tuple[Shared, str]], number_of_plot: int) -> Plot:
     figure = new_figure(0.62 + 0.24 * count + 0.42 * len(groups))
     axes, at, ticks, rows = figure.add_subplot(), 0.0, [], []
     for one, metric in groups:
-        title = one.judged.name if kind == "zero-shot" else f"{one.judged.name} · {metric}"
+        title = (  # as long as an axis between long names leaves room for
+            f"{shorten(one.judged.name, 18)} · {one.judged.images:,} images"
+            if kind == "zero-shot"
+            else f"{shorten(one.judged.name, 12)} · {metric}"
+        )
         axes.annotate(
-            f"{title} · {one.judged.images:,} images",
+            title,
             (0, at),
             xycoords=("axes fraction", "data"),
             va="center",
@@ -243,7 +247,7 @@ def trade_plots(
         axes.set_ylim(bottom=0)
         axes.set_xlim(0, 1.1 * max(sizes[n] for n in models))
         axes.set_xlabel(what)
-        axes.set_ylabel(f"{one.judged.name}: top-1, %")
+        axes.set_ylabel(f"{shorten(one.judged.name)}: top-1, %")
         axes.grid(color=GRID)
         legend_below(axes, 2)
         caption = (

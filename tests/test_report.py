@@ -1,0 +1,327 @@
+"""``mmkd report``: what the page says, what it never does, and what it makes of folders that anybody wrote."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from browser import Browser, find_chromium
+from command_line import mmkd
+from report_runs import CLASSES, evaluate, jpeg, judge_bias, make_run, write_examples
+from safetensors.numpy import load_file, save_file
+
+from mmkd.errors import ConfigError
+from mmkd.files import write_json
+from mmkd.report.drawing import Plot, name_apart, new_figure, shorten, thin
+from mmkd.report.evaluations import read_evaluation
+from mmkd.report.run import MAX_RUNS, find_runs, name_runs, picture, read_report_run
+from mmkd.report.scores import shared_sets
+
+HOSTILE = "<script>alert('x')</script>$\\frac{\x1b[31m"
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page, as far as a test asks."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.words: list[str] = []
+        self.hidden = False
+        self.feed(file.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.hidden = tag == "style"
+        for name, value in attrs:
+            if name in {"src", "href", "xlink:href", "action", "data"}:
+                self.links.append(value or "")
+            assert not name.startswith("on"), (tag, name)
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_clip: Path):
+    one = make_run(tmp_path / "runs" / "2026-01-02-mse+cos", tiny_clip)
+    evaluate(one)
+    judge_bias(one)
+    return one
+
+
+def report(*runs: Path, out: Path) -> Page:
+    done = mmkd("report", *runs, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return Page(out)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
+    """The page of one run, with its twin and its plots beside it; not to be changed."""
+    folder = tmp_path_factory.mktemp("report")
+    one = make_run(folder / "runs" / "2026-01-02-mse+cos", tiny_clip)
+    evaluate(one)
+    judge_bias(one)
+    report(one.folder, out=folder / "page.html")
+    return folder / "page.html"
+
+
+def test_the_page_holds_all_of_a_run_and_needs_nothing_else(written: Path) -> None:
+    file, page = written, Page(written)
+    assert "script" not in page.tags
+    assert all(link.startswith(("#", "data:image/jpeg;base64,", "data:,")) for link in page.links), page.links
+    for words in (
+        "distilled from teacher on 96 pairs of pairs.parquet",
+        "80.0 [75.0, 85.0]",
+        "33.3",
+        "keeps 82 %",
+        "Loss by term",
+        "Learning rate and gradient",
+        "Judged while training",
+        "Confusion on animals",
+        "Most confused on animals",
+        "Class by class on animals",
+        "both right · 240 images, 80 %",
+        "spearman 0.91 [0.80, 0.95]",
+        "mmkd train --kd mse+cos",
+        "mmkd eval retrieval --model",
+        "c" * 32,
+    ):
+        assert words in page.text, words
+    assert page.tags.count("svg") == 8
+    text = file.read_text()
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+
+
+def test_every_plot_is_there_as_svg_and_csv_with_what_is_drawn(written: Path) -> None:
+    plots = written.with_name("page-plots")
+    names = {file.stem for file in plots.iterdir()}
+    assert names == {file.stem for file in plots.glob("*.svg")} == {file.stem for file in plots.glob("*.csv")}
+    for file in plots.glob("*.svg"):
+        ElementTree.parse(file)
+    with (plots / "zero-shot.csv").open() as stream:
+        rows = {row["model"]: row for row in csv.DictReader(stream)}
+    assert float(rows["mse+cos"]["value"]) == 0.8
+    assert float(rows["teacher"]["low"]) == pytest.approx(0.85)
+    with (plots / "loss-mse+cos.csv").open() as stream:
+        drawn = [(row["term"], float(row["step"]), float(row["value"])) for row in csv.DictReader(stream)]
+    assert ("cos", 20.0, 0.025) in drawn
+    markdown = written.with_suffix(".md").read_text()
+    linked = re.findall(r"\]\(page-plots/([^)]+)\)", markdown)
+    assert {name.replace("%2B", "+") for name in linked} == {f"{name}.svg" for name in names}
+    assert "80.0 \\[75.0, 85.0\\]" in markdown
+
+
+def test_a_run_without_an_evaluation_says_what_to_type(tmp_path: Path, tiny_clip: Path) -> None:
+    bare = make_run(tmp_path / "bare", tiny_clip)
+    page = report(bare.folder, out=tmp_path / "page.html")
+    assert f"mmkd eval zero-shot --model {bare.folder}" in page.text
+    assert "Scores" not in page.text
+    unfinished = make_run(tmp_path / "unfinished")
+    page = report(unfinished.folder, out=tmp_path / "other.html")
+    assert f"mmkd train --resume --out {unfinished.folder}" in page.text
+    assert "not finished: run.json says training" in page.text
+
+
+def test_a_score_at_chance_is_called_so_and_keeps_nothing(run, tmp_path: Path) -> None:
+    evaluate(run, top_1=0.36)
+    page = report(run.folder, out=tmp_path / "page.html")
+    assert "at chance: no result" in page.text
+    assert "keeps" not in page.text.replace("keeps is the share", "").replace("keeps its best step", "")
+    assert "**at chance**" in (tmp_path / "page.md").read_text()
+
+
+def test_at_chance_cannot_be_denied_by_the_file(run) -> None:
+    value = evaluate(run, top_1=0.36)
+    value["sets"][0]["models"]["student"]["scores"]["top-1"]["at_chance"] = False
+    write_json(run.folder / "zero-shot.json", value)
+    (one,) = read_evaluation(run.folder / "zero-shot.json", "zero-shot").sets
+    assert one.models["student"].scores["top-1"].at_chance
+
+
+def test_a_withheld_bias_verdict_gives_its_reasons_and_no_correlation(run, tmp_path: Path) -> None:
+    judge_bias(run, withheld=["student: at chance on animals"])
+    page = report(run.folder, out=tmp_path / "page.html")
+    assert "Conclusion withheld" in page.text
+    assert "student: at chance on animals" in page.text
+    assert "means nothing" in page.text
+    assert "0.91" not in page.text
+
+
+def test_several_runs_stand_beside_one_another_on_the_same_images_only(
+    run, tmp_path: Path, tiny_clip: Path
+) -> None:
+    same = make_run(tmp_path / "runs" / "kl", tiny_clip, kd="kl", seed=1)
+    evaluate(same, top_1=0.7)
+    other = make_run(tmp_path / "runs" / "elsewhere", tiny_clip)
+    evaluate(other, source="other-animals.parquet")
+    page = report(tmp_path / "runs", out=tmp_path / "page.html")
+    assert "3 runs" in page.text
+    read = [read_report_run(one.folder, one.folder.name) for one in (run, same, other)]
+    sets = shared_sets(read, "zero-shot")
+    assert [list(one.models) for one in sets] == [
+        ["teacher", run.folder.name, "kl"],
+        ["teacher", "elsewhere"],
+    ]
+    differ, alike = page.text.split("The same in all of them")
+    assert "kl" in differ.split("KD loss")[1][:40]
+    assert "learning rate 0.001" in alike
+
+
+def test_scores_of_other_weights_are_named(run) -> None:
+    file = run.student / "model.safetensors"
+    weights = load_file(file)
+    weights["logit_scale"] = np.asarray(weights["logit_scale"] + 1)
+    save_file(weights, file)
+    read = read_report_run(run.folder, "one")
+    assert any("zero-shot.json was made of other weights" in problem for problem in read.problems)
+    assert any("bias.json was made of other weights" in problem for problem in read.problems)
+
+
+def hostile(value):
+    """The same JSON with every text, and every key that names something, hostile."""
+    kept = {"teacher", "student", "top-1", "mmkd.zero-shot", "mmkd.bias"}
+    if isinstance(value, dict):
+        return {key: hostile(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [hostile(inner) for inner in value]
+    return HOSTILE if isinstance(value, str) and value not in kept and "/9j/" not in value else value
+
+
+def test_what_a_run_says_of_itself_is_never_markup(run, tmp_path: Path) -> None:
+    for name in ("run.json", "zero-shot.json", "zero-shot-examples.json", "bias.json"):
+        value = hostile(json.loads((run.folder / name).read_text()))
+        if name == "zero-shot.json":
+            value["sets"][0]["class_names"] = CLASSES
+            value["sets"][0]["models"][HOSTILE] = value["sets"][0]["models"]["student"]
+        if name == "bias.json":
+            value["models"] = {
+                k: {"gaps": {HOSTILE + str(i): i / 9 for i in range(4)}} for k in ("teacher", "student")
+            }
+        write_json(run.folder / name, value)
+    (run.folder / "zero-shot-confusion.csv").write_text(
+        (run.folder / "zero-shot-confusion.csv").read_text().replace("animals", HOSTILE.replace("\x1b", ""))
+    )
+    (run.folder / "metrics.jsonl").write_text(
+        json.dumps({"step": 1, "loss": 1.0, HOSTILE: 2.0, "lr": 0.1}) + "\n"
+    )
+    run.config.write_text(HOSTILE.replace("\x1b", ""))
+    text = (tmp_path / "page.html", report(run.folder, out=tmp_path / "page.html"))[0].read_text()
+    assert "<script" not in text
+    assert "\x1b" not in text
+    assert "&lt;script&gt;alert" in text
+    assert r"$\frac" in Page(tmp_path / "page.html").text, "read as a formula"
+    lines = (tmp_path / "page.md").read_text().splitlines()
+    assert not [line for line in lines if "<script" in line and not line.startswith("    ")]
+    assert all(re.fullmatch(r"[\w+@.-]+", file.name) for file in (tmp_path / "page-plots").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["zero-shot.json", "zero-shot-confusion.csv", "zero-shot-examples.json", "bias.json"]
+)
+@pytest.mark.parametrize(
+    "content", ["", "{", '{"schema": "mmkd.bias"}', '{"schema": 1, "sets": {"a": 1}}', "[]", "\xff"]
+)
+def test_a_broken_file_costs_its_own_part_of_the_page(run, tmp_path: Path, name: str, content: str) -> None:
+    (run.folder / name).write_bytes(content.encode("latin-1"))
+    read = read_report_run(run.folder, "one")
+    assert len(read.steps) == 4
+    assert read.parameters
+    if name == "zero-shot.json":
+        assert any("zero-shot.json is left out" in problem for problem in read.problems)
+
+
+@pytest.mark.parametrize("bad", [True, "0.5", 1e400, -0.2, 1.5, None, [], {}])
+def test_a_score_that_is_no_share_is_left_out(run, bad: object) -> None:
+    value = evaluate(run)
+    value["sets"][0]["models"]["student"]["scores"]["top-1"]["value"] = bad
+    (run.folder / "zero-shot.json").write_text(json.dumps(value).replace("Infinity", "1e400"))
+    (one,) = read_evaluation(run.folder / "zero-shot.json", "zero-shot").sets
+    assert "top-1" not in one.models["student"].scores
+
+
+def test_only_jpegs_become_pictures() -> None:
+    assert picture(jpeg())
+    for bad in ("", "PHN2Zz4=", jpeg() + '" onload="x', "/9j/" + "A" * 200_000, 5, None, ["/9j/"]):
+        assert picture(bad) == ""
+
+
+def test_hostile_retrieval_examples_make_no_pictures(run, tmp_path: Path) -> None:
+    found = {"caption": HOSTILE, "picture": "x", "texts": {"student": [{"caption": HOSTILE, "own": "yes"}]}}
+    write_examples(
+        run, "retrieval", [{"name": HOSTILE, "examples": [{**found, "images": {"student": [7, None]}}]}]
+    )
+    page = report(run.folder, out=tmp_path / "page.html")
+    assert "no picture" in page.text
+    assert "<script" not in (tmp_path / "page.html").read_text()
+
+
+def test_which_runs_are_shown_and_what_they_are_called(tmp_path: Path) -> None:
+    for name in ("a/2026-01-01-kl", "a/2026-01-02-mse", "b/2026-01-02-mse", "a/teacher"):
+        make_run(tmp_path / name)
+    folders = find_runs([tmp_path / "a", tmp_path / "b" / "2026-01-02-mse", tmp_path / "a" / "2026-01-01-kl"])
+    names = name_runs(folders)
+    assert len(folders) == 4
+    assert names[0] == "kl"
+    assert len(set(names)) == 4
+    assert not {"teacher"} & set(names), "that name is the teacher's"
+    with pytest.raises(ConfigError, match="expected a run, or a folder of runs"):
+        find_runs([tmp_path])
+    for number in range(MAX_RUNS + 1):
+        make_run(tmp_path / "many" / str(number))
+    with pytest.raises(ConfigError, match="at most"):
+        find_runs([tmp_path / "many"])
+
+
+def test_bad_targets_are_refused_in_one_line(run, tmp_path: Path) -> None:
+    for arguments in (["--out", tmp_path / "page.txt"], ["--out", tmp_path]):
+        done = mmkd("report", run.folder, *arguments)
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert mmkd("report", "--work", tmp_path / "empty").returncode == 1
+
+
+def test_names_of_plots_are_safe_and_differ() -> None:
+    figure = new_figure(1.0)
+    plots = [Plot(name, "", "", figure, []) for name in ("../../etc", "a/b", "a-b", "A-b", "", "..")]
+    name_apart(plots)
+    assert len({plot.name.lower() for plot in plots}) == len(plots)
+    assert all(re.fullmatch(r"[A-Za-z0-9+@_-][A-Za-z0-9+@._-]*", plot.name) for plot in plots)
+
+
+def test_a_long_curve_is_thinned_by_means() -> None:
+    steps, values = thin(list(range(10_000)), [float(step % 2) for step in range(10_000)])
+    assert len(values) <= 400
+    assert set(values[:-1]) <= {0.48, 0.52, 0.5}
+    assert steps[-1] == 9_999
+    assert thin([1.0], [2.0]) == ([1.0], [2.0])
+    assert shorten("a-name-that-is-far-too-long-to-fit", 12) == "a-nam…to-fit"
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no chromium here")
+def test_a_real_browser_finds_nothing_wrong(run, tmp_path: Path, tiny_clip: Path) -> None:
+    long = make_run(tmp_path / "runs" / ("a-name-without-any-place-to-break-it" * 3), tiny_clip)
+    evaluate(long, top_1=0.36, name="asetwhosenameisverylong" * 5, source="/a/path" * 30)
+    judge_bias(long, withheld=["student: " + "unbreakable" * 20])
+    page = tmp_path / "page.html"
+    report(run.folder, long.folder, out=page)
+    with Browser(str(find_chromium())) as browser:
+        for width in (390, 1440):
+            for dark in (False, True):
+                seen = browser.show(page, width=width, dark=dark)
+                assert (seen.errors, seen.requests, seen.overflowing) == ([], [], []), (width, dark)
+                assert seen.svgs == 15
+                assert "keeps 82 %" in seen.text
+        assert browser.show(page, width=800, paper=True).overflowing == []
