@@ -76,37 +76,33 @@ def publish(run: Run, repository: str, *, public: bool = False, license_id: str 
         )
     api = HfApi(library_name="mmkd")
     with _explained(repository):
-        name = api.whoami()["name"] if "/" not in repository else ""
-        repository = f"{name}/{repository}" if name else repository
+        full = repository if "/" in repository else f"{api.whoami()['name']}/{repository}"
+    with _explained(full):
         try:
-            api.model_info(repository)
+            api.model_info(full)
             created = False
         except RepositoryNotFoundError:
-            api.create_repo(repository, private=not public)
+            api.create_repo(full, private=not public)
             created = True
-        card = _card(run, repository, license_id)
-        operations = [
-            CommitOperationAdd(file.name, card.encode() if file.name == CARD and card else file)
-            for file in files
-        ]
-        if card and not any(file.name == CARD for file in files):
-            operations.append(CommitOperationAdd(CARD, card.encode()))
-        commit = api.create_commit(repository, operations, commit_message=f"{run.folder.name}, by mmkd push")
+        operations = [CommitOperationAdd(file.name, file) for file in files if file.name != CARD]
+        card = _card(run, full, license_id)
+        operations.append(CommitOperationAdd(CARD, card.encode()))
+        commit = api.create_commit(full, operations, commit_message=f"{run.folder.name}, by mmkd push")
     names = [operation.path_in_repo for operation in operations]
     return Published(commit.commit_url, names, sum(file.stat().st_size for file in files), created)
 
 
 def _card(run: Run, repository: str, license_id: str | None) -> str:
-    """The card for the repository; empty where somebody wrote one of their own."""
+    """The card for the repository; one that somebody wrote themselves as it is."""
     file = run.student / CARD
-    if file.is_file() and WRITTEN not in read_text(file):
-        return ""
+    if file.is_file() and WRITTEN not in (own := read_text(file)):
+        return own
     return card_of(run.student, run, source=repository, license_id=license_id)
 
 
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     try:
@@ -119,7 +115,7 @@ def _explained(repository: str) -> Iterator[None]:
             raise ConfigError(
                 "the Hub does not know this token; log in again with `hf auth login`, or check HF_TOKEN"
             ) from error
-        if status in {403, 404, 409}:
+        if status in {403, 409} or isinstance(error, RepositoryNotFoundError):
             raise ConfigError(
                 f"{repository} may not be written to with this login (the Hub answers {status}): it is somebody "
                 "else's, or the token may only read; choose a name of your own, or a token that may write"

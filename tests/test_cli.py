@@ -59,7 +59,10 @@ def _seconds(*arguments: str) -> float:
     return time.perf_counter() - started
 
 
-@pytest.mark.parametrize("command", ["cache-teacher", "train", "eval zero-shot", "eval bias", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    ["cache-teacher", "train", "eval zero-shot", "eval bias", "demo", "runs", "report", "push", "doctor"],
+)
 def test_help_of_each_command_teaches_with_an_example(command: str) -> None:
     result = CliRunner().invoke(cli.app, [*command.split(), "--help"], prog_name="mmkd")
     assert result.exit_code == 0

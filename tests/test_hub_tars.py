@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import hub_server
+from hub_data_server import hub_server
 from tar_files import samples, save_tar
 
 OPEN = """

@@ -1,0 +1,163 @@
+"""``mmkd push`` by the Hub's own client, against a stand-in for the Hub."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from hub_server import TOKEN, USER, serve_hub
+from report_runs import evaluate, judge_bias, make_run
+
+from mmkd.model_card import WRITTEN, refresh_model_card, write_model_card
+
+
+@pytest.fixture
+def hub():
+    with serve_hub() as served:
+        yield served
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_clip: Path):
+    one = make_run(tmp_path / "runs" / "mine", tiny_clip)
+    write_model_card(one.student, one)
+    return one
+
+
+def push(
+    hub, *arguments: object, token: str | None = TOKEN, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: the Hub's client reads its address when it is imported."""
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in {"HF_TOKEN", "HF_HUB_OFFLINE"}
+    }
+    given = {"HF_ENDPOINT": hub if isinstance(hub, str) else hub.url, **environment}
+    if token:
+        given["HF_TOKEN"] = token
+    line = [sys.executable, "-m", "mmkd", "push", *map(str, arguments)]
+    return subprocess.run(
+        line, env={**inherited, **given}, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of an error."""
+    assert done.returncode == 1, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("mmkd: ")
+    assert "Traceback" not in done.stderr
+    return line
+
+
+def test_the_students_files_arrive_as_they_are_with_a_card_for_the_place(hub, run) -> None:
+    evaluate(run)
+    (run.student / "notes.bin").write_bytes(b"x")
+    (run.student / ".hidden.json").write_text("{}")
+    (run.student / "link.json").symlink_to("/etc/hostname")
+    done = push(hub, run.folder, "clip-small", "--license", "mit")
+    assert done.returncode == 0, done.stderr
+    name = f"{USER}/clip-small"
+    sent = hub.files[name]
+    here = {file.name: file.read_bytes() for file in run.student.iterdir() if file.is_file()}
+    assert set(sent) == set(here) - {"notes.bin", ".hidden.json", "link.json"}
+    assert all(sent[file] == here[file] for file in sent if file != "README.md")
+    assert hub.visibility[name] == "private"
+    assert hub.commits == ["mine, by mmkd push"]
+    card = sent["README.md"].decode()
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["license"] == "mit"
+    assert f'from_pretrained("{name}")' in card
+    assert "80.0 [75.0, 85.0]" in card
+    assert "a new private repository" in done.stderr
+
+
+def test_a_second_push_is_a_new_commit_and_public_is_asked_for(hub, run) -> None:
+    assert push(hub, run.folder, f"{USER}/open", "--public").returncode == 0
+    assert hub.visibility == {f"{USER}/open": "public"}
+    done = push(hub, run.folder, f"{USER}/open")
+    assert "a new commit" in done.stderr
+    assert len(hub.commits) == 2
+    assert sum("repos/create" in line for line in hub.asked) == 1
+    assert "not evaluated" in done.stderr
+
+
+def test_what_can_go_wrong_is_said_in_one_line(hub, run, tmp_path: Path, tiny_clip: Path) -> None:
+    assert "not logged in" in refused(push(hub, run.folder, "x", token=None, HF_HOME=str(tmp_path / "home")))
+    assert "does not know this token" in refused(push(hub, run.folder, "x", token="hf_wrong"))
+    hub.files["others/theirs"] = {}
+    assert "somebody else's" in refused(push(hub, run.folder, "others/theirs"))
+    assert "somebody else's" in refused(push(hub, run.folder, "others/new"))
+    assert "cannot be a name on the Hub" in refused(push(hub, run.folder, "a/b/c"))
+    assert "HF_HUB_OFFLINE" in refused(push(hub, run.folder, "x", HF_HUB_OFFLINE="1"))
+    assert "cannot be reached" in refused(push("http://127.0.0.1:9", run.folder, "x"))
+    bare = make_run(tmp_path / "bare")
+    assert "has no student yet" in refused(push(hub, bare.folder, "x"))
+    assert "run.json" in refused(push(hub, tmp_path, "x"))
+    assert hub.commits == []
+
+
+def test_a_card_of_ones_own_is_sent_and_left_as_it_is(hub, run) -> None:
+    card = (run.student / "README.md").read_text().replace(WRITTEN, "My own words.")
+    (run.student / "README.md").write_text(card)
+    evaluate(run)
+    assert not refresh_model_card(run)
+    assert push(hub, run.folder, "own").returncode == 0
+    assert hub.files[f"{USER}/own"]["README.md"].decode() == card
+
+
+def test_the_card_says_what_was_scored_and_nothing_at_chance_is_indexed(run) -> None:
+    def metadata() -> dict:
+        return yaml.safe_load((run.student / "README.md").read_text().split("---")[1])
+
+    assert "Not evaluated here" in (run.student / "README.md").read_text()
+    assert "model-index" not in metadata()
+    evaluate(run)
+    judge_bias(run, withheld=["student: knows <nothing>"])
+    assert refresh_model_card(run)
+    card = (run.student / "README.md").read_text()
+    assert "| `animals` | top-1 | 33.3 | 90.0 [85.0, 95.0] | 80.0 [75.0, 85.0] | 82 % |" in card
+    assert "Conclusion withheld" in card
+    assert "&lt;nothing>" in card
+    assert metadata()["metrics"] == ["accuracy"]
+    assert metadata()["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.8
+    evaluate(run, top_1=0.35)
+    assert refresh_model_card(run)
+    assert "**at chance**" in (run.student / "README.md").read_text()
+    assert "model-index" not in metadata()
+
+
+def test_scores_of_other_weights_are_not_on_the_card(run) -> None:
+    value = (run.folder, evaluate(run))[1]
+    text = (run.folder / "zero-shot.json").read_text()
+    own = value["models"]["student"]["weights_hash"]
+    (run.folder / "zero-shot.json").write_text(text.replace(own, "0" * 32))
+    assert refresh_model_card(run)
+    assert "Not evaluated here" in (run.student / "README.md").read_text()
+
+
+def test_what_the_hub_reads_is_there_only_where_it_is_known(tmp_path: Path, tiny_clip: Path) -> None:
+    one = make_run(tmp_path / "one", tiny_clip, teacher=Path("openai/clip-vit-base-patch32"))
+    record = {**one.record, "data": [{"spec": "pixparse/cc3m-wds"}, {"spec": "photos.parquet"}]}
+    one = one.update(**record)
+    write_model_card(one.student, one)
+    card = (one.student / "README.md").read_text()
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert metadata["base_model"] == "openai/clip-vit-base-patch32"
+    assert metadata["datasets"] == ["pixparse/cc3m-wds"]
+    assert metadata["library_name"] == "transformers"
+    assert "knowledge-distillation" in metadata["tags"]
+    assert "license" not in metadata
+    scratch = make_run(tmp_path / "two", tiny_clip, kd="none", init="random", teacher=Path("openai/x"))
+    write_model_card(scratch.student, scratch)
+    card = (scratch.student / "README.md").read_text()
+    assert "trained without distillation" in card
+    assert "base_model" not in card
+    assert "knowledge-distillation" not in card
+    licensed = tmp_path / "teacher"
+    licensed.mkdir()
+    (licensed / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    three = make_run(tmp_path / "three", tiny_clip, teacher=licensed)
+    write_model_card(three.student, three)
+    assert "license: apache-2.0" in (three.student / "README.md").read_text()
