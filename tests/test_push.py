@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import Done, mmkd
 from hub_server import TOKEN, USER, serve_hub
 from report_runs import evaluate, judge_bias, make_run
 
@@ -26,23 +27,21 @@ def run(tmp_path: Path, tiny_clip: Path):
     return one
 
 
-def push(
-    hub, *arguments: object, token: str | None = TOKEN, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the Hub's client reads its address when it is imported."""
-    inherited = {
-        name: value for name, value in os.environ.items() if name not in {"HF_TOKEN", "HF_HUB_OFFLINE"}
-    }
-    given = {"HF_ENDPOINT": hub if isinstance(hub, str) else hub.url, **environment}
-    if token:
-        given["HF_TOKEN"] = token
-    line = [sys.executable, "-m", "mmkd", "push", *map(str, arguments)]
-    return subprocess.run(
-        line, env={**inherited, **given}, capture_output=True, text=True, timeout=120, check=False
-    )
+@pytest.fixture
+def push(hub, monkeypatch: pytest.MonkeyPatch):
+    """``mmkd push`` in this process, where the Hub's client reads its address and its login at each call."""
+    from huggingface_hub import constants
+
+    def pushed(*arguments: object, token: str | None = TOKEN, url: str = "", offline: bool = False) -> Done:
+        monkeypatch.setattr(constants, "ENDPOINT", url or hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setenv("HF_TOKEN", token or "")
+        return mmkd("push", *map(str, arguments))
+
+    return pushed
 
 
-def refused(done: subprocess.CompletedProcess[str]) -> str:
+def refused(done: Done) -> str:
     """The one line of an error."""
     assert done.returncode == 1, done.stderr
     line = done.stderr.strip().splitlines()[-1]
@@ -56,7 +55,15 @@ def test_the_students_files_arrive_as_they_are_with_a_card_for_the_place(hub, ru
     (run.student / "notes.bin").write_bytes(b"x")
     (run.student / ".hidden.json").write_text("{}")
     (run.student / "link.json").symlink_to("/etc/hostname")
-    done = push(hub, run.folder, "clip-small", "--license", "mit")
+    inherited = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    done = subprocess.run(  # in a process of its own, told by the environment alone
+        [sys.executable, "-m", "mmkd", "push", str(run.folder), "clip-small", "--license", "mit"],
+        env={**inherited, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     name = f"{USER}/clip-small"
     sent = hub.files[name]
@@ -73,37 +80,37 @@ def test_the_students_files_arrive_as_they_are_with_a_card_for_the_place(hub, ru
     assert "a new private repository" in done.stderr
 
 
-def test_a_second_push_is_a_new_commit_and_public_is_asked_for(hub, run) -> None:
-    assert push(hub, run.folder, f"{USER}/open", "--public").returncode == 0
+def test_a_second_push_is_a_new_commit_and_public_is_asked_for(hub, push, run) -> None:
+    assert push(run.folder, f"{USER}/open", "--public").returncode == 0
     assert hub.visibility == {f"{USER}/open": "public"}
-    done = push(hub, run.folder, f"{USER}/open")
+    done = push(run.folder, f"{USER}/open")
     assert "a new commit" in done.stderr
     assert len(hub.commits) == 2
     assert sum("repos/create" in line for line in hub.asked) == 1
     assert "not evaluated" in done.stderr
 
 
-def test_what_can_go_wrong_is_said_in_one_line(hub, run, tmp_path: Path, tiny_clip: Path) -> None:
-    assert "not logged in" in refused(push(hub, run.folder, "x", token=None, HF_HOME=str(tmp_path / "home")))
-    assert "does not know this token" in refused(push(hub, run.folder, "x", token="hf_wrong"))
+def test_what_can_go_wrong_is_said_in_one_line(hub, push, run, tmp_path: Path) -> None:
+    assert "not logged in" in refused(push(run.folder, "x", token=None))
+    assert "does not know this token" in refused(push(run.folder, "x", token="hf_wrong"))
     hub.files["others/theirs"] = {}
-    assert "somebody else's" in refused(push(hub, run.folder, "others/theirs"))
-    assert "somebody else's" in refused(push(hub, run.folder, "others/new"))
-    assert "cannot be a name on the Hub" in refused(push(hub, run.folder, "a/b/c"))
-    assert "HF_HUB_OFFLINE" in refused(push(hub, run.folder, "x", HF_HUB_OFFLINE="1"))
-    assert "cannot be reached" in refused(push("http://127.0.0.1:9", run.folder, "x"))
+    assert "somebody else's" in refused(push(run.folder, "others/theirs"))
+    assert "somebody else's" in refused(push(run.folder, "others/new"))
+    assert "cannot be a name on the Hub" in refused(push(run.folder, "a/b/c"))
+    assert "HF_HUB_OFFLINE" in refused(push(run.folder, "x", offline=True))
+    assert "cannot be reached" in refused(push(run.folder, "x", url="http://127.0.0.1:9"))
     bare = make_run(tmp_path / "bare")
-    assert "has no student yet" in refused(push(hub, bare.folder, "x"))
-    assert "run.json" in refused(push(hub, tmp_path, "x"))
+    assert "has no student yet" in refused(push(bare.folder, "x"))
+    assert "run.json" in refused(push(tmp_path, "x"))
     assert hub.commits == []
 
 
-def test_a_card_of_ones_own_is_sent_and_left_as_it_is(hub, run) -> None:
+def test_a_card_of_ones_own_is_sent_and_left_as_it_is(hub, push, run) -> None:
     card = (run.student / "README.md").read_text().replace(WRITTEN, "My own words.")
     (run.student / "README.md").write_text(card)
     evaluate(run)
     assert not refresh_model_card(run)
-    assert push(hub, run.folder, "own").returncode == 0
+    assert push(run.folder, "own").returncode == 0
     assert hub.files[f"{USER}/own"]["README.md"].decode() == card
 
 
