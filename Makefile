@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-teacher picture losses test torture fuzz plan bias distributed lint format types check wheel clean
+.PHONY: help demo demo-teacher picture losses test torture report-check fuzz plan bias distributed lint format types check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -47,6 +47,9 @@ torture: $(VENV)/.installed  ## Kill, fill the disk, turn bits over, then fuzz f
 	MMKD_KILLS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_kills.py
 	MMKD_FULL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s tests/test_bit_flips.py
 	$(MAKE) fuzz
+
+report-check: $(VENV)/.installed  ## Look at a report in a headless Chromium: errors, requests, anything that overflows
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/test_report.py
 
 fuzz: $(VENV)/.installed  ## Feed manifests, recipes, losses, shards and images that are nearly right (an hour)
 	OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzzing.py

@@ -157,9 +157,9 @@ def _stack(_work: Path) -> list[Finding]:
 
 
 def _clip() -> str:
-    from transformers import CLIPModel, CLIPTokenizerFast
+    from transformers import CLIPModel, CLIPTokenizer
 
-    return f"{CLIPModel.__name__}, {CLIPTokenizerFast.__name__}"
+    return f"{CLIPModel.__name__}, {CLIPTokenizer.__name__}"
 
 
 def _search() -> str:

@@ -127,13 +127,13 @@ def headlines(run: ReportRun) -> list[dict[str, Any]]:
     """Top-1 of the run's student on each zero-shot set, large."""
     evaluation, own = run.evaluations.get("zero-shot"), run.student_of("zero-shot")
     found = []
-    for one in () if evaluation is None or own is None else evaluation.sets:
+    for one in () if evaluation is None else evaluation.sets:
         model = one.models.get(own)
         if model is None or "top-1" not in model.scores:
             continue
         assert evaluation is not None
         score = model.scores["top-1"]
-        teacher = one.models.get(evaluation.reference or "")
+        teacher = one.models.get(evaluation.reference)
         beside = ""
         if teacher is not None and "top-1" in teacher.scores:
             beside = f"teacher {percent(teacher.scores['top-1'].value)}"
@@ -204,7 +204,7 @@ def _of_folder(model: Judged) -> float | None:
 
 def speeds_of(sets: Sequence[Shared]) -> dict[str, float]:
     """Images a second by model, where an evaluation measured them."""
-    found = {}
+    found: dict[str, float] = {}
     for one in sets:
         for name, model in one.models.items():
             speed = speed_of(model)

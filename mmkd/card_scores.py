@@ -99,7 +99,7 @@ def _section(kind: str, evaluation: Evaluation, run: Run) -> str:
     head = "| set | metric | chance |" + (" teacher |" if teacher else "") + " student | kept |"
     lines = [f"### {_TITLES[kind]}", "", head, "|---" * (head.count("|") - 1) + "|"]
     for one, model in _own(evaluation, run):
-        reference = one.models.get(teacher or "")
+        reference = one.models.get(teacher)
         for metric in model.scores:
             lines.append(_line(one.name, metric, model, reference, has_teacher=bool(teacher)))
     return "\n".join(lines)

@@ -112,7 +112,7 @@ A {family.name} {_origin(record)} with mmkd.
 
 def _metadata(run: Run, license_id: str | None) -> dict[str, object]:
     record = run.record
-    teacher = record.get("teacher")
+    teacher = record.get("teacher") or {}
     distilled = bool(teacher) and record["recipe"]["kd"] != "none"
     metadata: dict[str, object] = {
         "library_name": "transformers",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mmkd.encoders import PairEncoder
     from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
-_ARRAYS = ("predicted", "right", "leading", "leading_confidence")  # fields of ``ModelScores``, in its order
+_ARRAYS = ("predicted", "right", "leading", "leading_confidence")  # fields of ``ModelScores``
 VERSION = 1  # of how scores are counted; what another counted is counted anew
 
 
@@ -102,7 +102,10 @@ def _judged(arrays: Mapping[str, NDArray[Any]]) -> Judged:
         Geometry(**numbers["texts"]),
         numbers["alignment"],
         numbers["calibration_error"],
-        *(arrays[name] for name in _ARRAYS),
+        arrays["predicted"],
+        arrays["right"],
+        arrays["leading"],
+        arrays["leading_confidence"],
         tuple(_score(values) for values in numbers["templates"]),
     )
     return Judged(scores, arrays["places"], numbers["skipped"])

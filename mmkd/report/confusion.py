@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd.report.drawing import GRID, INK, SOFT, Plot, legend_below, mark, new_figure, shorten
+from mmkd.evaluation.plots import INK
+from mmkd.report.drawing import GRID, SOFT, Plot, legend_below, mark, new_figure, shorten
 from mmkd.report.evaluations import JudgedSet
 from mmkd.report.run import Confusion, ReportRun, images_right
 from mmkd.report.scatter import scatter
@@ -21,10 +22,10 @@ def confusion_plots(run: ReportRun) -> list[tuple[str, list[Plot]]]:
     """For each set of the run's zero-shot evaluation: a matrix where it can be read, worst pairs, and classes."""
     evaluation, own = run.evaluations.get("zero-shot"), run.student_of("zero-shot")
     found = []
-    for one in () if evaluation is None or own is None else evaluation.sets:
+    for one in () if evaluation is None else evaluation.sets:
         student = run.confusion.get((one.name, own))
         assert evaluation is not None
-        teacher = run.confusion.get((one.name, evaluation.reference or ""))
+        teacher = run.confusion.get((one.name, evaluation.reference))
         if student:
             plots = [
                 _matrix(run, one, student) if len(one.class_names) <= MATRIX else None,

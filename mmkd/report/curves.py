@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mmkd.evaluation.zero_shot_plot import COLOURS, MARKERS
 from mmkd.report.drawing import CHANCE, DASHES, GRID, SOFT, Plot, legend_below, new_figure, shorten, thin
+from mmkd.report.plain import number
 from mmkd.report.run import ReportRun
 
 if TYPE_CHECKING:
@@ -90,10 +91,10 @@ def _schedule(run: ReportRun) -> Plot | None:
         rows += [
             {"run": run.name, "what": name, "step": s, "value": v} for s, v in zip(steps, values, strict=True)
         ]
-    clip = run.recipe.get("clip_grad")
-    clipped = isinstance(clip, int | float) and clip > 0 and found[-1][0] == "grad_norm"
-    if clipped and grid[-1].get_ylim()[1] >= float(clip):
-        grid[-1].axhline(float(clip), color=SOFT, linestyle=DASHES, lw=1)
+    clip = number(run.recipe.get("clip_grad")) or 0.0
+    clipped = clip > 0 and found[-1][0] == "grad_norm"
+    if clipped and grid[-1].get_ylim()[1] >= clip:
+        grid[-1].axhline(clip, color=SOFT, linestyle=DASHES, lw=1)
     has_norm = found[-1][0] == "grad_norm"
     caption = f"Learning rate of {run.name} by step" + (
         f", and the norm of the gradient before it is clipped{f' at {clip:g}, the dashed line' if clipped else ''}. "

@@ -82,7 +82,7 @@ def drawing() -> Iterator[None]:
     """Within it, figures have the report's look, and names from anywhere are never read as formulas."""
     import matplotlib as mpl
 
-    style = {
+    style: dict[Any, Any] = {
         "text.parse_math": False,
         "font.size": 10,
         "text.color": INK,

@@ -86,13 +86,13 @@ class Evaluation:
 
     Attributes:
         kind: ``zero-shot``, ``retrieval`` or ``probe``.
-        reference: the teacher's name among the models, if there is one.
+        reference: the teacher's name among the models; empty where there is none.
         sets: as they were evaluated.
         command: that made it, if it says so.
     """
 
     kind: str
-    reference: str | None
+    reference: str
     sets: tuple[JudgedSet, ...]
     command: tuple[str, ...] = ()
 
@@ -107,7 +107,7 @@ def read_evaluation(file: Path, kind: str) -> Evaluation:
     if value.get("schema") != KINDS[kind]:
         raise MmkdError(f"{file} says schema {text(value.get('schema'))!r}; expected {KINDS[kind]!r}")
     specs = {name: mapping(spec) for name, spec in _items(value.get("models"))}
-    reference = text(value.get("reference")) or None
+    reference = text(value.get("reference"))
     if kind == "probe":  # one set, whose models are the file's
         sets = [{**mapping(value.get("set")), "models": value.get("models")}]
     else:

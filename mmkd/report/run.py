@@ -70,10 +70,10 @@ class ReportRun:
         """What identifies its teacher; empty where there is none."""
         return mapping(self.run.record.get("teacher"))
 
-    def student_of(self, kind: str) -> str | None:
-        """What the run's own student is called in an evaluation."""
+    def student_of(self, kind: str) -> str:
+        """What the run's own student is called in an evaluation; empty where it is not in there."""
         found = self.evaluations.get(kind)
-        return None if found is None else own_name(found, self.run.folder, self.weights_hash)
+        return "" if found is None else own_name(found, self.run.folder, self.weights_hash)
 
 
 def find_runs(paths: list[Path]) -> list[Path]:
@@ -160,7 +160,7 @@ def read_report_run(folder: Path, name: str) -> ReportRun:
     return read
 
 
-def own_name(evaluation: Evaluation, folder: Path, weights_hash: str = "") -> str | None:
+def own_name(evaluation: Evaluation, folder: Path, weights_hash: str = "") -> str:
     """The student of the run in ``folder`` among the models of an evaluation: by its weights, else by its name."""
     models: dict[str, str] = {}
     for one in evaluation.sets:
@@ -173,7 +173,7 @@ def own_name(evaluation: Evaluation, folder: Path, weights_hash: str = "") -> st
     for name in ("student", folder.name):
         if name in models:
             return name
-    return next(iter(models), None)
+    return next(iter(models), "")
 
 
 def stale(run: ReportRun) -> list[str]:

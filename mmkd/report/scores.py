@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmkd.evaluation.plots import INK
 from mmkd.report.drawing import (
     CHANCE,
     DASHES,
-    FAINT,
     GRID,
-    INK,
     SOFT,
     Plot,
     legend_below,
@@ -77,9 +76,9 @@ def shared_sets(runs: Sequence[ReportRun], kind: str) -> list[Shared]:
     places = {run.name: 1 + place for place, run in enumerate(runs)}
     places |= {name: 0 if place == 0 else len(runs) + place for place, name in enumerate(teachers.values())}
     found = []
-    for judged, models in sets.values():
+    for shared, models in sets.values():
         ordered = dict(sorted(models.items(), key=lambda item: item[0] in places and places[item[0]]))
-        found.append(Shared(kind, judged, ordered, places))
+        found.append(Shared(kind, shared, ordered, places))
     return found
 
 
@@ -97,7 +96,9 @@ def score_plots(sets: Sequence[Shared]) -> list[Plot]:
     for one in sets:
         metrics = [metric for metric in one.metrics if _shown(one.kind, metric)]
         groups += [(one, metric) for metric in metrics]
-    plots, part, rows = [], [], 0
+    plots: list[Plot] = []
+    part: list[tuple[Shared, str]] = []
+    rows = 0
     for group in groups:
         if part and rows + len(group[0].models) > ROWS:
             plots.append(_dots(part, len(plots)))
@@ -280,6 +281,3 @@ def _cost(judged: Judged, keys: Sequence[str]) -> float | None:
                 if found is not None and found > 0:
                     return found
     return None
-
-
-__all__ = ["FAINT", "Shared", "parameters_of", "score_plots", "shared_sets", "speed_of", "trade_plots"]
