@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+_HELD: set[int] = set()
+
+
+def _let_go() -> None:
+    for descriptor in _HELD:
+        os.close(descriptor)
+    _HELD.clear()
+
+
+# A loader's process outlives a killed training by seconds, and would keep its lock.
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextmanager
 def run_state(run: Run, accelerator: "Accelerator", *, steps: int) -> Iterator[None]:
     """Hold the run's lock while it trains, and leave in ``run.json`` how that ended, unless it came to its end.
@@ -34,6 +47,7 @@ def run_state(run: Run, accelerator: "Accelerator", *, steps: int) -> Iterator[N
         raise TrainingError(
             f"{run.folder} is being trained by another process; wait for it, or stop it first"
         )
+    _HELD.add(held)
     try:
         begun = {"state": TRAINING, "error": None, "planned_steps": steps}
         if any(run.record.get(name) != value for name, value in begun.items()):
@@ -46,6 +60,7 @@ def run_state(run: Run, accelerator: "Accelerator", *, steps: int) -> Iterator[N
         _leave(run, state=FAILED, error=first_line(error)[:500])
         raise
     finally:
+        _HELD.discard(held)
         os.close(held)
 
 

@@ -68,7 +68,9 @@ def test_a_training_is_told_from_one_that_was_killed_by_its_lock(tmp_path: Path)
             run_state(run, ALONE, steps=50),
         ):
             pass
-    assert state_of(read_run(run.folder)) == "interrupted"
+    assert state_of(read_run(run.folder)) == "interrupted", "the child has the lock"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     held = os.open(run.folder, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     assert state_of(read_run(run.folder)) == "training"
