@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,6 +56,7 @@ def test_runs_are_listed_with_state_step_and_scores(
     assert table([]) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_training_is_told_from_one_that_was_killed_by_its_lock(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert state_of(run) == "interrupted"
@@ -63,6 +65,13 @@ def test_a_training_is_told_from_one_that_was_killed_by_its_lock(tmp_path: Path)
         assert now.record["planned_steps"] == 50
         # A lock of this very process counts as another's, since each opening has its own.
         assert state_of(now) == "training"
+        there, here = os.pipe()
+        child = os.fork()
+        if child == 0:  # as a loader's process, which outlives a killed training
+            os.write(here, b"x")
+            time.sleep(20)
+            os._exit(0)
+        os.read(there, 1)
         with (
             pytest.raises(TrainingError, match="being trained by another process"),
             run_state(run, ALONE, steps=50),
