@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd.evaluation.plots import INK
 from mmkd.report.drawing import GRID, SOFT, Plot, legend_below, mark, new_figure, shorten
@@ -36,17 +37,23 @@ def confusion_plots(run: ReportRun) -> list[tuple[str, list[Plot]]]:
     return found
 
 
-def _matrix(run: ReportRun, one: JudgedSet, student: Confusion) -> Plot:
-    names = one.class_names
+def _shares(names: Sequence[str], answers: Confusion) -> NDArray[np.float64]:
+    """Percent of each class's images that were called each class, (K, K)."""
     place = {name: i for i, name in enumerate(names)}
     counts = np.zeros((len(names), len(names)))
     totals = np.zeros(len(names))
-    for (true, predicted), images in student.items():
+    for (true, predicted), images in answers.items():
         if true in place:
             totals[place[true]] += images
             if predicted in place:
                 counts[place[true], place[predicted]] += images
-    shares = 100 * counts / np.maximum(totals, 1)[:, None]
+    shares: NDArray[np.float64] = 100 * counts / np.maximum(totals, 1)[:, None]
+    return shares
+
+
+def _matrix(run: ReportRun, one: JudgedSet, student: Confusion) -> Plot:
+    names = one.class_names
+    shares = _shares(names, student)
     figure = new_figure(1.4 + 0.22 * len(names))
     axes = figure.add_subplot()
     # The blue of the palette, ever denser, lies on either ground.
