@@ -15,6 +15,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "reports.md").read_text()
 OPEN = {
     "models": "MODEL", "cost": "MODEL", "scores": "METRIC", "retention": "METRIC", "beside": "METRIC",
     "skipped": "REASON", "median_rank": "WAY", "left_out": "SET",
+    "versions": "LIBRARY",
 }  # fmt: skip
 
 
