@@ -146,7 +146,7 @@ def _part(run: ReportRun) -> RunPart:
         confusion_plots(run),
         list(run.examples.get("zero-shot", [])),
         list(run.examples.get("retrieval", [])),
-        None if run.bias is None else read_bias(run.bias),
+        None if run.bias is None else read_bias(run.bias, run.weights_hash),
         bias_plot(run),
         _commands(run),
         run.config,

@@ -75,6 +75,7 @@ def _part(part: RunPart, folder: str, *, alone: bool) -> list[str]:
         lines += [*(f"- {escape(reason)}" for reason in part.bias.withheld), ""] if part.bias.withheld else []
         if not part.bias.withheld:
             lines += [*(f"- {escape(name)}: {escape(value)}" for name, value in part.bias.correlations), ""]
+        lines += [*(escape(limit) for limit in part.bias.limits), ""]
         lines += _plots([part.bias_plot] if part.bias_plot else [], folder)
     if part.commands:
         lines += [f"{level} To do it again", "", *(f"    {command}" for command in part.commands), ""]

@@ -39,6 +39,7 @@ def write_report_page(file: Path, report: Contents, *, folder: str) -> None:
         confusions=any(part.confusions or part.examples for part in report.parts),
         retrieved=any(part.retrieval for part in report.parts),
         biased=any(part.bias for part in report.parts),
+        limits=list(dict.fromkeys(limit for part in report.parts if part.bias for limit in part.bias.limits)),
     )
 
 

@@ -138,4 +138,4 @@ def _bias(run: Run) -> str:
         lines += [f"- {reason.replace('<', '&lt;')}" for reason in verdict.withheld]
     else:
         lines += [f"- {name}: {value}" for name, value in verdict.correlations]
-    return "\n".join([lines[0], "", *lines[1:]])
+    return "\n".join([lines[0], "", *lines[1:], "", *verdict.limits])

@@ -150,3 +150,28 @@ def judge_bias(run: Run, *, withheld: list[str] | None = None) -> None:
         "withheld": withheld or [],
     }
     write_json(run.folder / "bias.json", value)
+
+
+def judge_bias_2(run: Run, verdict: str, *, withheld: list[str] | None = None) -> None:
+    """Write a bias report of version 2."""
+    gaps = {
+        name: {"raw": raw, "value": 9 * raw}
+        for name, raw in zip("abcd", (0.02, 0.01, -0.01, -0.02), strict=True)
+    }
+    model = {"gaps": gaps, "top": {"woman": ["a"]}}
+    comparison = {
+        "verdict": verdict,
+        "reason": "kept 0.9 of the gaps",
+        "withheld": withheld or [],
+        "spearman": {"value": 0.77, "interval": {"low": 0.5, "high": 0.9}},
+        "kendall": None,
+    }
+    value = {
+        "schema": "mmkd.bias",
+        "schema_version": 2,
+        "reference": "teacher",
+        "models": {"teacher": model, "mine": {**model, "model": {"weights_hash": hash_weights(run.student)}}},
+        "comparisons": {"mine": comparison},
+        "limits": ["They clear neither."],
+    }
+    write_json(run.folder / "bias.json", value)

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from browser import Browser, find_chromium
 from command_line import mmkd
-from report_runs import CLASSES, evaluate, jpeg, judge_bias, make_run, write_examples
+from report_runs import CLASSES, evaluate, jpeg, judge_bias, judge_bias_2, make_run, write_examples
 from safetensors.numpy import load_file, save_file
 
 from mmkd.errors import ConfigError
 from mmkd.files import write_json
-from mmkd.report.drawing import Plot, name_apart, new_figure, shorten, thin
+from mmkd.report.bias import bias_plot, read_bias
+from mmkd.report.drawing import Plot, drawing, name_apart, new_figure, shorten, thin
 from mmkd.report.evaluations import read_evaluation
 from mmkd.report.run import MAX_RUNS, find_runs, name_runs, picture, read_report_run
 from mmkd.report.scores import shared_sets
@@ -158,6 +159,26 @@ def test_a_withheld_bias_verdict_gives_its_reasons_and_no_correlation(run, tmp_p
     assert "student: at chance on animals" in page.text
     assert "means nothing" in page.text
     assert "0.91" not in page.text
+
+
+def test_a_bias_report_of_version_2_is_read_too(run) -> None:
+    judge_bias_2(run, "inherited")
+    read = read_report_run(run.folder, "one")
+    assert read.problems == []
+    found = read_bias(read.bias, read.weights_hash)
+    assert found.headline == "The teacher's bias in the student: inherited."
+    assert found.correlations == [
+        ("spearman", "0.77 [0.50, 0.90]"),
+        ("kendall", "undefined (a column is constant)"),
+    ]
+    assert (found.reason, found.limits) == ("kept 0.9 of the gaps", ["They clear neither."])
+    with drawing():
+        plot = bias_plot(read)
+    assert [row["student"] for row in plot.rows] == [0.02, 0.01, -0.01, -0.02]
+    judge_bias_2(run, "withheld", withheld=["it knows nothing"])
+    assert read_bias(read_report_run(run.folder, "one").bias).withheld == ["it knows nothing"]
+    judge_bias_2(run, "withheld")
+    assert read_bias(read_report_run(run.folder, "one").bias).withheld == ["kept 0.9 of the gaps"]
 
 
 def test_several_runs_stand_beside_one_another_on_the_same_images_only(

@@ -78,8 +78,7 @@ def _matrix(run: ReportRun, one: JudgedSet, student: Confusion) -> Plot:
     axes.tick_params(length=0, labelcolor=INK)
     axes.set_ylabel("is")
     axes.set_xlabel("called")
-    for side in axes.spines.values():
-        side.set_visible(False)
+    axes.spines[:].set_visible(False)
     rows = [
         {
             "run": run.name,

@@ -186,9 +186,10 @@ def stale(run: ReportRun) -> list[str]:
             found.append(
                 f"{kind}.json was made of other weights than the student's that lie here; run mmkd eval {kind} again"
             )
-    model = mapping(mapping(mapping(run.bias).get("models")).get("student"))
-    judged = text(mapping(model.get("model")).get("weights_hash"))
-    if run.weights_hash and judged and judged != run.weights_hash:
+    models = mapping(mapping(run.bias).get("models")).values()
+    judged = {text(mapping(mapping(model).get("model")).get("weights_hash")) for model in models} - {""}
+    teacher = text(run.teacher.get("weights_hash"))
+    if run.weights_hash and judged - {teacher} and run.weights_hash not in judged:
         found.append(
             "bias.json was made of other weights than the student's that lie here; run mmkd eval bias again"
         )

@@ -151,14 +151,7 @@ def _dots(groups: Sequence[tuple[Shared, str]], number_of_plot: int) -> Plot:
     axes.grid(axis="x", color=GRID)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
-    unit = (
-        "top-1, % of images"
-        if kind == "zero-shot"
-        else "% found"
-        if kind == "retrieval"
-        else "top-1, % of images"
-    )
-    axes.set_xlabel(unit)
+    axes.set_xlabel("% found" if kind == "retrieval" else "top-1, % of images")
     suffix = "" if number_of_plot == 0 else f"-{number_of_plot + 1}"
     caption = (
         "Each dot is a model's score, the line through it its 95 % interval, the red dashed line what "
