@@ -1,6 +1,7 @@
 """Write a cache as clip-retrieval does, so that its index and search tools work on it."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.cache.manifest import PAIRS
+from mmkd.cache.mapped import find_in
 from mmkd.cache.store import CacheStore
 from mmkd.cache.vector_source import FOLDERS, KEPT, NORMS
 from mmkd.data import PairDataset
@@ -88,7 +90,7 @@ def _part(
     part: dict[str, Any] = {}
     for side, place in (("image", np.zeros_like(here)), ("text", np.array(which, dtype=np.int64))):
         if side in arrays:
-            units, lengths = store.vectors(arrays, side, (here, place))
+            units, lengths = store.vectors(partial(find_in, arrays, here), side, place)
             part[FOLDERS[side]] = np.ascontiguousarray(units, np.float16)
             part[NORMS[side]] = lengths
     part["key"] = [str(rows[row]) for row in inside]

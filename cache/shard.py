@@ -216,21 +216,41 @@ def map_shard(path: Path, record: ShardRecord, expected: dict[str, Field]) -> di
     Raises:
         CacheError: the file is missing, has another size, or is not built as format version 1 says.
     """
-    check_file(path, record, full=False)
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            offsets = _offsets(file.id, expected, path.stat().st_size)
+    offsets = shard_offsets(path, record, expected)
+    with _explained(path):
         raw = _map_file(path)
-    except CacheError as error:
-        raise CacheError(f"refused {path}: {error}") from error
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise CacheError(f"{path} is not readable HDF5: {' '.join(str(error).split())}") from error
     if len(raw) != record.bytes:
-        raise CacheError(f"{path} has {len(raw):,} bytes; expected {record.bytes:,}; it is being written to")
+        raise still_written(path, len(raw), record)
     return {
         name: raw[offsets[name] : offsets[name] + field.bytes].view(field.dtype).reshape(field.shape)
         for name, field in expected.items()
     }
+
+
+def shard_offsets(path: Path, record: ShardRecord, expected: dict[str, Field]) -> dict[str, int]:
+    """Where in the file each dataset's bytes begin, after the same checks.
+
+    Raises:
+        CacheError: as ``map_shard``.
+    """
+    check_file(path, record, full=False)
+    with _explained(path), h5py.File(path, "r", locking=False) as file:
+        return _offsets(file.id, expected, path.stat().st_size)
+
+
+def still_written(path: Path, size: int, record: ShardRecord) -> CacheError:
+    """The error for a shard that has changed its size since it was checked."""
+    return CacheError(f"{path} has {size:,} bytes; expected {record.bytes:,}; it is being written to")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except CacheError as error:
+        raise CacheError(f"refused {path}: {error}") from error
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise CacheError(f"{path} is not readable HDF5: {' '.join(str(error).split())}") from error
 
 
 def _map_file(path: Path) -> NDArray[np.uint8]:
