@@ -20,6 +20,7 @@ from mmkd.errors import DataError, StaleCacheError
 from mmkd.families import CLIP, Family
 from mmkd.images import decode_image
 from mmkd.losses.negatives import Bank
+from mmkd.pixels import prepare_images
 from mmkd.sampling import BatchPlan, StepRows
 from mmkd.synthetic import choose_captions
 
@@ -173,8 +174,7 @@ class BatchReader(Dataset[DistillBatch]):
             self.augmentation(decode_image(pair.image), row=row, view=view)
             for pair, row, view in zip(pairs, step.rows.tolist(), step.views.tolist(), strict=True)
         ]
-        pixels: Tensor = self.image_processor(images=images, return_tensors="pt")["pixel_values"]
-        return pixels
+        return prepare_images(self.image_processor, images)
 
     def _tokens(self, captions: list[str]) -> dict[str, Tensor]:
         if "text" in self.sides:

@@ -14,6 +14,7 @@ from mmkd.errors import ModelError, first_line
 from mmkd.families import CLIP, Family, family_of, joint_dim, load_processors, own_bias, read_model_config
 from mmkd.heads import ProjectionHead, load_head
 from mmkd.hub import resolve_model
+from mmkd.pixels import prepare_images
 from mmkd.weights import hash_weights, iterate_weights, weights_files
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ class PairEncoder:
 
     def preprocess(self, images: "Sequence[Image]") -> Tensor:
         """Pixels as the model was trained on: float32 (B, 3, S, S)."""
-        pixels: Tensor = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return pixels
+        return prepare_images(self.image_processor, images)
 
     def tokenize(self, texts: "Sequence[str]") -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask``, int64 (B, L), padded as the model's family is."""

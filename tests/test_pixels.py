@@ -16,6 +16,7 @@ from test_cache_verify import change, checks
 from transformers import CLIPImageProcessorPil
 
 from mmkd import batches as batches_module
+from mmkd import pixels as pixels_module
 from mmkd.cache.build import build_cache, cache_settings
 from mmkd.cache.exporting import export_cache
 from mmkd.cache.manifest import CacheManifest, read_manifest
@@ -28,7 +29,7 @@ from mmkd.cache.verify import verify_cache
 from mmkd.data import DataSource, open_pairs
 from mmkd.errors import CacheError, ConfigError, StaleCacheError
 from mmkd.images import decode_image
-from mmkd.pixels import normalise_pixels, pixel_levels, pixel_side, resize_images
+from mmkd.pixels import normalise_pixels, pixel_levels, pixel_side, prepare_images, resize_images
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +257,46 @@ def test_the_command_says_the_size_and_refuses_views(tiny_clip, pairs_parquet, t
     refused = mmkd(*command, "--views", "2", "--work", tmp_path / "other")
     assert refused.returncode == 1
     assert "--store-pixels keeps the untouched images alone, and --views 2 shows others" in refused.stderr
+
+
+@pytest.mark.parametrize("size", [(1, 1), (500, 375), (375, 500), (224, 224), (300, 7), (225, 1024), (1, 40)])
+@pytest.mark.parametrize("options", [{}, {"resample": 2}, {"size": {"shortest_edge": 32}, "crop_size": 32}])
+def test_pillow_alone_prepares_images_as_the_processor_does(size, options):
+    image_processor = CLIPImageProcessorPil(**options)
+    draw = np.random.default_rng(size)
+    images = [Image.fromarray(draw.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)) for _ in range(2)]
+    assert pixels_module._quick_resize(image_processor, image_processor.to_json_string()) is not None
+    found = prepare_images(image_processor, images)
+    assert torch.equal(found, image_processor(images=images, return_tensors="pt")["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"do_center_crop": False},
+        {"do_resize": False, "crop_size": 8},
+        {"crop_size": 200},
+        {"size": {"height": 224, "width": 224}},
+    ],
+)
+def test_what_pillow_alone_cannot_do_is_left_to_the_processor(options):
+    image_processor = CLIPImageProcessorPil(**options)
+    assert pixels_module._quick_resize(image_processor, image_processor.to_json_string()) is None
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8))
+    expected = image_processor(images=[image], return_tensors="pt")["pixel_values"]
+    assert torch.equal(prepare_images(image_processor, [image]), expected)
+
+
+def test_a_processor_that_rounds_otherwise_is_not_taken_for_pillow():
+    class Brighter(CLIPImageProcessorPil):
+        def resize(self, image, *args, **kwargs):
+            return super().resize(image, *args, **kwargs) // 2
+
+    image_processor = Brighter()
+    assert pixels_module._quick_resize(image_processor, image_processor.to_json_string()) is None
+
+
+def test_images_that_are_not_rgb_are_the_processors(tiny_encoder):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 50), dtype=np.uint8))
+    expected = tiny_encoder.image_processor(images=[image], return_tensors="pt")["pixel_values"]
+    assert torch.equal(tiny_encoder.preprocess([image]), expected)
