@@ -1,5 +1,6 @@
 """Make a cache shard by shard; killed at any moment and started again, it ends with the same bytes."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from mmkd.pixels import pixel_side
 SHARD_ROWS = 16_384
 PIXEL_SHARD_ROWS = 2_048  # a shard is put together in memory: 0.3 GB of 224 x 224 pixels
 BATCH_SIZE = 64
+JPEG_MARGIN = 1.5  # at 1 the teacher's own resampling would have nothing left to average
 SAMPLED_ROWS = 16  # of each finished shard, held against the data before going on
 
 
@@ -81,6 +83,7 @@ class Choices(TypedDict, total=False):
     views: int
     augmentation: Augmentation
     store_pixels: bool
+    scaled_jpeg: bool
 
 
 def cache_settings(
@@ -92,6 +95,7 @@ def cache_settings(
     views: int = 1,
     augmentation: Augmentation = NO_AUGMENTATION,
     store_pixels: bool = False,
+    scaled_jpeg: bool = False,
 ) -> CacheSettings:
     """What a cache of ``pairs`` by ``encoder``, or by several, will say of itself.
 
@@ -110,6 +114,11 @@ def cache_settings(
         raise ConfigError(
             f"--store-pixels keeps the untouched images alone, and --views {views} shows others; leave one of them out"
         )
+    if scaled_jpeg and views > 1:
+        raise ConfigError(
+            f"--scaled-jpeg is for untouched images, and --views {views} cuts others out of whole ones; leave one of "
+            "them out"
+        )
     return CacheSettings(
         teacher=encoders[0].spec,
         more_teachers=tuple(one.spec for one in encoders[1:]),
@@ -123,7 +132,13 @@ def cache_settings(
         views=views,
         augmentation=augmentation,
         pixels=pixel_side(encoders[0].image_processor) if store_pixels else None,
+        jpeg_side=_jpeg_side(encoders) if scaled_jpeg else None,
     )
+
+
+def _jpeg_side(encoders: Sequence[PairEncoder]) -> int:
+    """The shorter side that JPEGs keep at least: half as much again as the teachers' own resampling makes of it."""
+    return max(math.ceil(JPEG_MARGIN * pixel_side(one.image_processor)) for one in encoders)
 
 
 def _check_teachers(encoders: Sequence[PairEncoder], *, store_pixels: bool) -> None:

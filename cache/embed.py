@@ -65,7 +65,7 @@ def prepare(teachers: Teachers, pairs: PairDataset, settings: CacheSettings, row
         reason = None if pair.captions else pair.dropped or NO_CAPTION
         try:
             if pair.dropped is None:
-                image = decode_image(pair.image)
+                image = decode_image(pair.image, jpeg_side=settings.jpeg_side)
                 if reason is None:
                     images.append((row, image))
         except BadImageError as error:

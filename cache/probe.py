@@ -188,6 +188,7 @@ def _build(
         views=settings.views,
         augmentation=settings.augmentation,
         store_pixels=settings.pixels is not None,
+        scaled_jpeg=settings.jpeg_side is not None,
     )
 
 

@@ -16,7 +16,7 @@ from mmkd.pixels import MAX_SIDE
 MAX_SHARDS = 16_384  # as many as a manifest of MAX_JSON bytes can surely list
 VIEW_0 = {"policy": "teacher-preprocessing", "seed": 0}
 DTYPES = ("float32", "bfloat16", "float16")
-OPTIONAL = {"imported", "pixels"}  # keys of the settings
+OPTIONAL = {"imported", "pixels", "jpeg_side"}  # keys of the settings
 IMPORTED_DTYPES = ("float16", "float32", "float64")
 
 
@@ -38,6 +38,7 @@ class CacheSettings:
         augmentation: what the other views are.
         imported: where the vectors came from; None where mmkd computed them.
         pixels: S, the side of the untouched images that are stored, too; None: none are.
+        jpeg_side: JPEGs were decoded as small as leaves the shorter side at least so many pixels; None: in full.
         more_teachers: others that embed the same images and captions; their vectors stand behind its own.
     """
 
@@ -53,6 +54,7 @@ class CacheSettings:
     augmentation: Augmentation = NO_AUGMENTATION
     imported: Imported | None = None
     pixels: int | None = None
+    jpeg_side: int | None = None
     more_teachers: tuple[TeacherSpec, ...] = ()
 
     def __post_init__(self) -> None:
@@ -140,6 +142,7 @@ class CacheSettings:
             augmentation=_augmentation(value["views"]),
             imported=imported,
             pixels=_pixels(value),
+            jpeg_side=_jpeg_side(value),
         )
 
     def describe_views(self) -> str:
@@ -149,6 +152,10 @@ class CacheSettings:
     def describe_pixels(self) -> str:
         """In words: ``none``, or ``224 x 224``."""
         return "none" if self.pixels is None else f"{self.pixels} x {self.pixels}"
+
+    def describe_jpeg(self) -> str:
+        """In words: ``in full``, or ``at a shorter side of 336 or more``."""
+        return "in full" if self.jpeg_side is None else f"at a shorter side of {self.jpeg_side} or more"
 
     def differences(self, other: "CacheSettings") -> list[str]:
         """What differs, in words: ``batch_size 64 (here 32)``; the teacher's name does not count."""
@@ -160,6 +167,8 @@ class CacheSettings:
         ]
         if self.pixels != other.pixels:
             changed.append(f"pixels {other.describe_pixels()} (here {self.describe_pixels()})")
+        if self.jpeg_side != other.jpeg_side:
+            changed.append(f"JPEGs decoded {other.describe_jpeg()} (here {self.describe_jpeg()})")
         if (self.views, self.augmentation) != (other.views, other.augmentation):
             changed.append(f"views {other.describe_views()} (here {self.describe_views()})")
         if self.imported != other.imported:
@@ -179,6 +188,16 @@ def _pixels(value: Any) -> int | None:
             "found pixels beside several views or imported vectors; expected them of untouched images"
         )
     return number(value, "pixels", 1, most=MAX_SIDE)
+
+
+def _jpeg_side(value: Any) -> int | None:
+    if "jpeg_side" not in value:
+        return None
+    if len(value["views"]) > 1 or "imported" in value:
+        raise CacheError(
+            "found jpeg_side beside several views or imported vectors; expected it of untouched images"
+        )
+    return number(value, "jpeg_side", 1, most=2 * MAX_SIDE)
 
 
 def _source(value: Any) -> DataSource:

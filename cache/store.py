@@ -150,6 +150,11 @@ class CacheStore:
         """S, the side of the stored images; None where none are stored."""
         return self.manifest.settings.pixels
 
+    @property
+    def jpeg_side(self) -> int | None:
+        """What ``mmkd.images.decode_image`` was given when the images were embedded."""
+        return self.manifest.settings.jpeg_side
+
     def read_pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The untouched images of ``rows``, resized and cropped: uint8 (B, S, S, 3); zeros where masked.
 

@@ -118,6 +118,7 @@ def _made_by(manifest: "CacheManifest") -> list[tuple[str, str]]:
         ("captions", f"{settings.captions} a row" + " at most" * (settings.captions > 1)),
         ("views", settings.describe_views()),
         *([("pixels", f"{settings.describe_pixels()}, of the untouched images")] if settings.pixels else []),
+        *([("JPEGs", f"decoded {settings.describe_jpeg()}")] if settings.jpeg_side else []),
         (
             "size",
             f"{size_text(manifest.bytes)} in {len(manifest.shards):,} shards of {settings.shard_rows:,} rows",

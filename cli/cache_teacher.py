@@ -85,6 +85,7 @@ def open_caching(
         views=caching.views,
         augmentation=augmentation,
         store_pixels=caching.store_pixels,
+        scaled_jpeg=caching.scaled_jpeg,
     )
     return encoders, pairs, settings
 
@@ -197,6 +198,7 @@ def _writes(plan: "BuildPlan") -> str:
         _shards(plan.settings.shards),
         f"{plan.settings.rows:,} rows" + f" of {plan.settings.views:,} views" * (plan.settings.views > 1),
         *([f"pixels {plan.settings.describe_pixels()}"] if plan.settings.pixels else []),
+        *([f"JPEGs {plan.settings.describe_jpeg()}"] if plan.settings.jpeg_side else []),
         f"{size_text(plan.total)} (disk has {size_text(plan.free)})",
     ]
     if plan.done:

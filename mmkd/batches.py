@@ -133,6 +133,7 @@ class BatchReader(Dataset[DistillBatch]):
         self.mismatched = mismatched is not None
         self.synthetic_share = synthetic_share
         self.family = family
+        self.jpeg_side = None if store is None or self.mismatched else store.jpeg_side
         self.stored = store if store is not None and store.pixels and mismatched is None else None
 
     def __getitems__(self, step: StepRows) -> DistillBatch:
@@ -171,7 +172,7 @@ class BatchReader(Dataset[DistillBatch]):
         if self.stored is not None:
             return torch.from_numpy(self.stored.read_pixels(step.rows)).permute(0, 3, 1, 2)
         images = [
-            self.augmentation(decode_image(pair.image), row=row, view=view)
+            self.augmentation(decode_image(pair.image, jpeg_side=self.jpeg_side), row=row, view=view)
             for pair, row, view in zip(pairs, step.rows.tolist(), step.views.tolist(), strict=True)
         ]
         return prepare_images(self.image_processor, images)

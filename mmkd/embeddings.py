@@ -133,6 +133,11 @@ class TeacherStore(Protocol):
         """S, the side of the stored images; None where none are stored."""
         ...
 
+    @property
+    def jpeg_side(self) -> int | None:
+        """What ``mmkd.images.decode_image`` was given when the images were embedded."""
+        ...
+
     def read_pixels(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         """The untouched images of ``rows``, resized and cropped: uint8 (B, S, S, 3)."""
         ...

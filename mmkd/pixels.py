@@ -87,9 +87,7 @@ def _probe_images() -> "list[Image]":
     from PIL import Image
 
     draw = np.random.default_rng(0)
-    return [
-        Image.fromarray(draw.integers(0, 256, (high, wide, 3), dtype=np.uint8)) for wide, high in _PROBES
-    ]
+    return [Image.fromarray(draw.integers(0, 256, (high, wide, 3), dtype=np.uint8)) for wide, high in _PROBES]
 
 
 def pixel_levels(image_processor: Any) -> Tensor:
@@ -138,7 +136,7 @@ def pixel_side(image_processor: Any) -> int:
     sides = {shape[0] for shape in shapes} | {shape[1] for shape in shapes}
     if len(sides) != 1 or not exact or (side := sides.pop()) > MAX_SIDE:
         raise ConfigError(
-            f"--store-pixels is for a teacher whose preprocessing makes squares of one size, at most {MAX_SIDE} a "
+            f"--store-pixels and --scaled-jpeg are for a teacher whose preprocessing makes squares of one size, at most {MAX_SIDE} a "
             f"side, and rounds after resizing; this one's makes {', '.join(map(str, sorted(shapes)))}"
             + ("" if exact else " and does not round")
         )

@@ -19,6 +19,7 @@ class MemoryStore:
 
     key = "memory"
     pixels = None
+    jpeg_side = None
 
     @property
     def spec(self) -> TeacherSpec:
