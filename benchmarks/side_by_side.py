@@ -137,6 +137,9 @@ def arguments(doc: str | None, *, clock: str = "wall") -> argparse.ArgumentParse
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default=clock, help=f"what ratios are of (default {clock})"
     )
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of each process's arithmetic; 0: as many as cores (default 1)"
+    )
     parser.add_argument("--small", action="store_true", help="sizes that say nothing, to see that it runs")
     return parser
 
@@ -155,6 +158,7 @@ class Bench:
         self.figures: list[Figure] = []
         self.settings: dict[str, Any] = {}
         self._load, self._started = _load(), time.perf_counter()
+        set_threads(options.threads)
         print(f"{self.name}", flush=True)
 
     def time(self, ways: Mapping[str, Callable[[], Any]], **options: Any) -> dict[str, Side]:
@@ -202,6 +206,18 @@ class Bench:
             "figures": [asdict(figure) | {"holds": figure.holds} for figure in self.figures],
         }
         write_json(self.options.out / f"{self.name}.json", value)
+
+
+def set_threads(count: int) -> None:
+    """Let PyTorch and FAISS use ``count`` threads, where they are loaded; 0: as many as they like."""
+    if count and "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(count)
+    if count and "faiss" in sys.modules:
+        import faiss
+
+        faiss.omp_set_num_threads(count)
 
 
 def _told(words: Sequence[str]) -> list[str]:

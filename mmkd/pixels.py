@@ -136,8 +136,8 @@ def pixel_side(image_processor: Any) -> int:
     sides = {shape[0] for shape in shapes} | {shape[1] for shape in shapes}
     if len(sides) != 1 or not exact or (side := sides.pop()) > MAX_SIDE:
         raise ConfigError(
-            f"--store-pixels and --scaled-jpeg are for a teacher whose preprocessing makes squares of one size, at most {MAX_SIDE} a "
-            f"side, and rounds after resizing; this one's makes {', '.join(map(str, sorted(shapes)))}"
+            "--store-pixels and --scaled-jpeg are for a teacher whose preprocessing makes squares of one size, at most "
+            f"{MAX_SIDE} a side, and rounds after resizing; this one's makes {', '.join(map(str, sorted(shapes)))}"
             + ("" if exact else " and does not round")
         )
     return int(side)

@@ -138,7 +138,7 @@ def test_training_decodes_nothing_and_makes_the_same_student(
     plain = ("train", "--cache", tiny_cache, "--work", work, *steps, "--out", tmp_path / "decoded")
     assert (done := mmkd(*plain)).returncode == 0, done.stderr
 
-    def refuse(data: bytes):
+    def refuse(data: bytes, **_):
         raise AssertionError(f"an image of {len(data)} bytes was decoded")
 
     monkeypatch.setattr(batches_module, "decode_image", refuse)
