@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measure(bench: Bench, options: argparse.Namespace) -> tuple[float, float]:
-    """Both ways, on whatever device the teacher is; the share of the bare loop's rate, and FLOPs a second end to end."""
+    """Both ways, wherever the teacher is: the share of the bare loop's rate, and FLOPs a second end to end."""
     size = "tiny" if options.small else options.teacher
     images, batch = (24, 8) if options.small else (options.images, options.batch)
     encoder = random_encoder(size)

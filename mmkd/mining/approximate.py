@@ -60,7 +60,7 @@ class Lists:
         self.index.nprobe = probes
         width = min((k + 1) * self.widen, len(database))
         _, found = self.index.search_preassigned(queries, width, near, coarse)
-        best, _ = rank(queries, database, found, min(k, width), exclude=exclude, memory=memory)
+        best, _ = rank(queries, database, found, min(k, width), exclude=exclude)
         return best
 
 

@@ -25,8 +25,8 @@ from mmkd.mining.search import (
     Vectors,
     block_rows,
     chunks,
+    found_scores,
     hold,
-    pair_scores,
     search_exact,
 )
 from mmkd.mining.sharing import Share
@@ -191,7 +191,7 @@ class _Chooser:
         captions = self.captions
         first, end = captions.starts[queries[0]], captions.starts[queries[-1] + 1]
         chosen = np.empty((end - first, self.width), dtype=np.int32)
-        size = max(1, min(memory // 8, 64 << 20) // ((nearest.shape[1] + 1) * self.space[0].dim * 4))
+        size = max(1, memory // 8 // (128 * (nearest.shape[1] + 1) + 16 * self.space[0].dim))
         for chunk in chunks(end - first, size):
             positions = captions.positions[first + chunk.start : first + chunk.stop]
             candidates = nearest[captions.of[positions] - queries[0]]
@@ -211,8 +211,7 @@ class _Chooser:
     ) -> NDArray[np.float32]:
         """Similarities of the pairs' images to their own caption and to the candidates, (B, 1 + K)."""
         wanted = np.concatenate([self.captions.of[positions][:, None], candidates.clip(min=0)], axis=1)
-        texts = space[1].take(wanted.reshape(-1)).reshape(*wanted.shape, -1)
-        return pair_scores(space[0].images(positions), texts)
+        return found_scores(space[0].images(positions), space[1], wanted)
 
 
 @dataclass(frozen=True)
