@@ -8,7 +8,8 @@ PYTEST_ARGS ?= -n auto
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-teacher picture losses test torture report-check fuzz plan bias distributed lint format types check wheel clean
+.PHONY: help demo demo-teacher picture losses bench bench-check test torture report-check fuzz plan bias distributed lint \
+	format types check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -37,6 +38,12 @@ picture: $(VENV)/.installed  ## Draw docs/images/demo.svg from the demo's worksp
 
 losses: $(VENV)/.installed  ## Train every loss on the demo's scenes and write docs/losses.md (about an hour)
 	$(BIN)/python benchmarks/losses.py --out build/losses --write docs/losses.md
+
+bench: $(VENV)/.installed  ## Measure every claim of speed that this machine can run (about an hour on two cores)
+	$(BIN)/python benchmarks/suite.py run
+
+bench-check: bench  ## Name each ratio that fell by more than a tenth against benchmarks/recorded.json
+	$(BIN)/python benchmarks/suite.py check
 
 test: $(VENV)/.installed  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -67,7 +67,10 @@ def train(folder: Path, rows: int) -> float:
     config = config_of("tiny", half=True)
     config.projection_dim = DIM
     student = PairStudent(CLIPModel(config))
-    optimizer, objective = make_optimizer(student, lr=1e-4, weight_decay=0.1), Objective("triplet + mse + cos")
+    optimizer, objective = (
+        make_optimizer(student, lr=1e-4, weight_decay=0.1),
+        Objective("triplet + mse + cos"),
+    )
     pairs: Any = OnePair()
     reader = BatchReader(pairs, encoder.image_processor, encoder.tokenizer, 77, store)
     plan = BatchPlan(np.flatnonzero(store.valid), 64, seed=0)
@@ -100,12 +103,16 @@ def main() -> None:
     bench.settings = {"rows": [few, many], "dim": DIM, "steps": STEPS}
     for name, function in ((READING, read), (TRAINING, train)):
         held = [
-            float(np.median([in_process(function, options.folder / f"rows-{rows}", rows) for _ in range(turns)]))
+            float(
+                np.median([in_process(function, options.folder / f"rows-{rows}", rows) for _ in range(turns)])
+            )
             for rows, turns in ((few, options.repeats), (many, options.repeats))
         ]
         for rows, megabytes in zip((few, many), held, strict=True):
             bench.figure(f"{name}, {rows:,} rows: MB", megabytes)
-        bench.figure(f"{name}: memory of {many:,} rows, times that of {few:,}", held[1] / held[0], at_most=1.05)
+        bench.figure(
+            f"{name}: memory of {many:,} rows, times that of {few:,}", held[1] / held[0], at_most=1.05
+        )
     bench.close()
 
 

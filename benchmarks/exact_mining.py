@@ -14,8 +14,8 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 from mining import vectors, without_itself
+from numpy.typing import NDArray
 from side_by_side import Bench, arguments
 
 from mmkd.mining import ArraySpace, NegativeRules, SearchOptions, Share, mine_embeddings
@@ -55,11 +55,23 @@ def main() -> None:
     ids, rules = np.arange(count), NegativeRules(options.k, relative_margin=0.05)
     share = OneOf(0, options.processes)
     mine = partial(
-        mine_embeddings, ArraySpace(images, texts), ids, rules=rules, seed=0, search=SearchOptions(), share=share
+        mine_embeddings,
+        ArraySpace(images, texts),
+        ids,
+        rules=rules,
+        seed=0,
+        search=SearchOptions(),
+        share=share,
     )
     queries = texts[: share.bounds(count)[1]]
     bench.time({OURS: mine, KNN: partial(knn, queries, options.k, texts)})
-    bench.settings = {"captions": count, "queries": len(queries), "dim": texts.shape[1], "k": options.k, "vectors": said}
+    bench.settings = {
+        "captions": count,
+        "queries": len(queries),
+        "dim": texts.shape[1],
+        "k": options.k,
+        "vectors": said,
+    }
     bench.figure("exact mining, times faiss.knn alone", bench.ratio(OURS, KNN), at_most=1.10)
     few = np.arange(min(2_000, count))
     exact = search_exact(texts[few], Held(texts), options.k, memory=1 << 30, exclude=few)

@@ -65,7 +65,9 @@ def main() -> None:
             slope = float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
             bench.figure(f"{what}: slope", slope, at_most=1.05)
             if what == "caching":
-                bench.figure("caching beside the teacher, ms of the processor a pair", 1e3 * seconds[-1] / sizes[-1])
+                bench.figure(
+                    "caching beside the teacher, ms of the processor a pair", 1e3 * seconds[-1] / sizes[-1]
+                )
     bench.close()
 
 
@@ -119,7 +121,9 @@ def mining(folder: Path, rows: int) -> Callable[[], Any]:  # noqa: ARG001
     """Mine negatives of ``rows`` vectors in clusters, by inverted lists."""
     draw = np.random.default_rng(0)
     centres = draw.standard_normal((max(1, rows // 100), 64), dtype=np.float32)
-    texts = centres[draw.integers(0, len(centres), rows)] + 0.5 * draw.standard_normal((rows, 64), dtype=np.float32)
+    texts = centres[draw.integers(0, len(centres), rows)] + 0.5 * draw.standard_normal(
+        (rows, 64), dtype=np.float32
+    )
     space = ArraySpace(texts, texts)
     options = SearchOptions("ivf")
     return lambda: mine_embeddings(space, np.arange(rows), rules=NegativeRules(32), seed=0, search=options)

@@ -63,7 +63,9 @@ def main() -> None:
             peer.close()
         ours = mine().positions
         same = {faiss: agreement(ours, np.load(folder / f"{faiss}.npy")) for faiss in PEERS}
-    bench.settings = {"captions": count, "dim": texts.shape[1], "vectors": said, **request} | {"vectors": said}
+    bench.settings = {"captions": count, "dim": texts.shape[1], "vectors": said, **request} | {
+        "vectors": said
+    }
     for faiss, what in PEERS.items():
         bench.figure(f"mining, times as fast as {what}", bench.ratio(what, OURS), at_least=CLAIMS[faiss])
         bench.figure(f"rows whose negatives are those of {what}", same[faiss], at_least=0.999)

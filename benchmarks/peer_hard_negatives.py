@@ -26,23 +26,23 @@ class Given:
     def __init__(self, vectors: np.ndarray) -> None:
         self.vectors = vectors
 
-    def get_embedding_dimension(self):  # noqa: ANN201
+    def get_embedding_dimension(self):
         """D."""
         return self.vectors.shape[1]
 
     get_sentence_embedding_dimension = get_embedding_dimension
 
-    def encode_query(self, texts, **_):  # noqa: ANN001, ANN003, ANN201
+    def encode_query(self, texts, **_):
         """Of queries."""
         return self.vectors[[int(text[1:]) for text in texts]]
 
     encode_document = encode = encode_query
 
-    def similarity(self, a, b):  # noqa: ANN001, ANN201
+    def similarity(self, a, b):
         """Cosines of all with all."""
         return torch.as_tensor(a) @ torch.as_tensor(b).T
 
-    def similarity_pairwise(self, a, b):  # noqa: ANN001, ANN201
+    def similarity_pairwise(self, a, b):
         """Cosines of each with its own."""
         return (torch.as_tensor(a) * torch.as_tensor(b)).sum(dim=1)
 

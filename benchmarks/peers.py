@@ -1,4 +1,4 @@
-"""Other people's packages, each in an environment of its own below build/, and processes in them that time themselves."""
+"""Other people's packages, each in an environment of its own below build/, and processes there that time themselves."""
 
 import hashlib
 import json

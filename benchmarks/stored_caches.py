@@ -13,14 +13,15 @@ from mmkd.cache.shard import shard_fields, write_shard
 from mmkd.data import DataSource
 from mmkd.embeddings import TeacherSpec
 
-SHARD_ROWS = 16_384
+SHARD_ROWS, PIXEL_SHARD_ROWS = 16_384, 2_048
 
 
-def made_up_settings(rows: int, dim: int) -> CacheSettings:
-    """What a cache of ``rows`` rows would say of itself."""
+def made_up_settings(rows: int, dim: int, pixels: int | None = None) -> CacheSettings:
+    """What a cache of ``rows`` rows, and of pixels ``pixels`` a side, would say of itself."""
     teacher = TeacherSpec("a/teacher", None, "0" * 32, "1" * 32, "2" * 32, dim, 100.0, (12, 12))
     source = DataSource("a/b", "train", "jpg", "txt")
-    return CacheSettings(teacher, (source,), None, rows, 1, "float32", 64, SHARD_ROWS)
+    shard_rows = SHARD_ROWS if pixels is None else PIXEL_SHARD_ROWS
+    return CacheSettings(teacher, (source,), None, rows, 1, "float32", 64, shard_rows, pixels=pixels)
 
 
 def made_up_arrays(settings: CacheSettings, index: int) -> dict[str, NDArray[Any]]:
@@ -32,14 +33,16 @@ def made_up_arrays(settings: CacheSettings, index: int) -> dict[str, NDArray[Any
         vectors = draw.standard_normal(arrays[side].shape, dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
         arrays[side] = vectors.astype(np.float16)
+    if "pixels" in arrays:
+        arrays["pixels"] = draw.integers(0, 256, arrays["pixels"].shape, dtype=np.uint8)
     numbers = np.arange(here.start, here.stop)
     arrays["row_hash"] = np.stack([numbers, numbers], axis=1).astype(np.uint64)
     return arrays
 
 
-def write_cache(folder: Path, rows: int, dim: int) -> CacheSettings:
+def write_cache(folder: Path, rows: int, dim: int, pixels: int | None = None) -> CacheSettings:
     """Write a cache of ``rows`` random rows into ``folder``, unless it is there."""
-    settings = made_up_settings(rows, dim)
+    settings = made_up_settings(rows, dim, pixels)
     if (folder / "manifest.json").is_file():
         return settings
     digest, records = xxhash.xxh3_128(), list[ShardRecord]()

@@ -1,9 +1,9 @@
 """All benchmarks of a claim, one after another; their ratios held against those recorded; the tables of the document.
 
-    python benchmarks/suite.py run          what this machine can run (make bench)
-    python benchmarks/suite.py check        name each ratio that fell by more than 10 % (make bench-check)
-    python benchmarks/suite.py record       take the ratios of build/bench for the recorded ones
-    python benchmarks/suite.py write        write the tables of docs/performance.md from build/bench
+python benchmarks/suite.py run          what this machine can run (make bench)
+python benchmarks/suite.py check        name each ratio that fell by more than 10 % (make bench-check)
+python benchmarks/suite.py record       take the ratios of build/bench for the recorded ones
+python benchmarks/suite.py write        write the tables of docs/performance.md from build/bench
 """
 
 import argparse
@@ -57,7 +57,13 @@ def run(out: Path, names: list[str], small: bool) -> int:
         print(f"no GPU: {', '.join(GPU)} are left out, and their figures stay not measured\n")
     failed = 0
     for name in chosen:
-        command = [sys.executable, str(HERE / f"{name}.py"), "--out", str(out), *(["--small"] if small else [])]
+        command = [
+            sys.executable,
+            str(HERE / f"{name}.py"),
+            "--out",
+            str(out),
+            *(["--small"] if small else []),
+        ]
         failed += subprocess.run(command, check=False).returncode != 0
     missed = [(name, figure) for name, figure in figures(read_results(out)) if figure["holds"] is False]
     print(f"\n{len(chosen) - failed} benchmarks ran, {failed} failed; {len(missed)} claims fall short:")
@@ -159,7 +165,9 @@ def write(out: Path) -> None:
 
 def main() -> None:
     """Do what the first word says."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("run", "check", "record", "write"))
     parser.add_argument("names", nargs="*", help="benchmarks to run; default: all that the machine can")
     parser.add_argument("--out", type=Path, default=OUT)

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from clip_models import random_clip, random_pixels, random_tokens
+from transformers import CLIPImageProcessorPil
 
 from mmkd.batches import DistillBatch
 from mmkd.objective import LossReport, Objective
 from mmkd.optimizer import make_optimizer
+from mmkd.pixels import pixel_levels
 from mmkd.step import PairStudent, distill_step
 
 RECIPE = "triplet + mse + cos"  # the default of `mmkd train --kd mse+cos`
@@ -48,7 +50,8 @@ class Trainer:
         self, size: str, *, device: str = "cpu", precision: str = "fp32", compiled: bool = False
     ) -> None:
         self.device = torch.device(device)
-        self.student = PairStudent(random_clip(size, half=True))
+        levels = pixel_levels(CLIPImageProcessorPil())
+        self.student = PairStudent(random_clip(size, half=True), levels=levels)
         self.student.train().to(self.device)
         self.optimizer = make_optimizer(self.student, lr=1e-5, weight_decay=0.1)
         self.objective = Objective(RECIPE)
@@ -58,6 +61,11 @@ class Trainer:
     def autocast(self) -> torch.autocast:
         """The precision of forward passes."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def wait(self) -> None:
+        """Until the device has done what it was told."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
 
     def __call__(self, batch: DistillBatch) -> LossReport:
         """One step."""

@@ -52,7 +52,9 @@ def main() -> None:
     chosen = [task.class_names.index(scores[0]["label"]) for scores in said]
     bench.settings = {"images": count, "classes": len(task.class_names), "set": task.name}
     bench.figure("zero-shot, times as fast as the pipeline", bench.ratio(THEIRS, OURS), at_least=3)
-    bench.figure("images that both give the same class", float((np.array(chosen) == answers[0]).mean()), at_least=0.999)
+    bench.figure(
+        "images that both give the same class", float((np.array(chosen) == answers[0]).mean()), at_least=0.999
+    )
     bench.close()
 
 

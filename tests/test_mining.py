@@ -85,7 +85,7 @@ def test_a_gpu_or_cpu_product_only_proposes(monkeypatch: pytest.MonkeyPatch) -> 
     expected = search_exact(vectors, Held(vectors), 10, memory=MEMORY)
     noise = np.random.default_rng(0)
 
-    def rough(queries, block, k, device):
+    def rough(queries, block, k):
         scores = queries @ block.T
         scores += noise.uniform(-1, 1, scores.shape).astype(np.float32) * search._error(32) / 2
         index = np.argsort(-scores, axis=1)[:, :k]
@@ -93,6 +93,26 @@ def test_a_gpu_or_cpu_product_only_proposes(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(search, "_product", rough)
     assert np.array_equal(search_exact(vectors, Held(vectors), 10, memory=1 << 15), expected)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_what_a_gpu_would_do_gives_the_same(monkeypatch: pytest.MonkeyPatch, held: bool) -> None:
+    """The code for a GPU, run on the CPU: its running best over several blocks, one narrower than what is asked for."""
+    from mmkd.mining import search
+
+    vectors = unit(700, 32)
+    expected = brute_force(vectors, vectors, 10, np.arange(700))
+    database = Held(vectors)
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(search, "_fits", lambda *_: held)
+    monkeypatch.setattr(search, "block_rows", lambda *_: 170)
+    monkeypatch.setattr(
+        search, "_propose", lambda q, d, w, m, _, report: search._propose_on(cpu, q, d, w, m, report)
+    )
+    assert np.array_equal(
+        search_exact(vectors, database, 10, exclude=np.arange(700), memory=MEMORY), expected
+    )
+    assert bool(database._copies) == held
 
 
 def test_negatives_are_the_nearest_captions_hardest_first() -> None:

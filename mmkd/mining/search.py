@@ -7,12 +7,13 @@ again with more candidates.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
@@ -43,9 +44,10 @@ class Vectors(Protocol):
 
 @dataclass(frozen=True)
 class Held:
-    """Vectors in memory, float32 (M, D)."""
+    """Vectors in memory, float32 (M, D), and on devices that they were asked for on."""
 
     values: Floats
+    _copies: dict[torch.device, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -59,6 +61,12 @@ class Held:
         """float32 (n, D)."""
         taken: Floats = self.values.take(indices, axis=0)
         return taken
+
+    def on(self, device: torch.device) -> Tensor:
+        """All of them on ``device``, where they stay: every block of queries needs them."""
+        if device not in self._copies:
+            self._copies[device] = torch.from_numpy(self.values).to(device)
+        return self._copies[device]
 
 
 def hold(vectors: Vectors, memory: int) -> Vectors:
@@ -182,12 +190,14 @@ def _propose(
     on_block: Callable[[float], None],
 ) -> tuple[Indices, Floats]:
     """The ``width`` best by matrix product in any order, int64 (Q, W), and what the rest does not exceed, (Q,)."""
+    if device is not None and device.type != "cpu":
+        return _propose_on(device, queries, database, width, memory, on_block)
     total = len(database)
     found = np.full((len(queries), width), -1, dtype=np.int64)
     scores = np.full((len(queries), width), -np.inf, dtype=np.float32)
     for block in chunks(total, block_rows(memory, database.dim, width)):
         vectors = database.take(np.arange(block.start, block.stop))
-        score, index = _product(queries, vectors, min(width, len(vectors)), device)
+        score, index = _product(queries, vectors, min(width, len(vectors)))
         score, index = (
             np.concatenate([scores, score], axis=1),
             np.concatenate([found, index + block.start], axis=1),
@@ -199,12 +209,48 @@ def _propose(
     return found, floor
 
 
-def _product(queries: Floats, vectors: Floats, k: int, device: torch.device | None) -> tuple[Floats, Indices]:
-    if device is not None and device.type != "cpu":
-        with torch.no_grad():
-            top = (torch.from_numpy(queries).to(device) @ torch.from_numpy(vectors).to(device).T).topk(k)
-        return top.values.cpu().numpy(), top.indices.cpu().numpy()
+def _product(queries: Floats, vectors: Floats, k: int) -> tuple[Floats, Indices]:
     import faiss
 
     score, index = faiss.knn(queries, vectors, k, metric=faiss.METRIC_INNER_PRODUCT)
     return score, index
+
+
+@torch.no_grad()
+def _propose_on(
+    device: torch.device,
+    queries: Floats,
+    database: Vectors,
+    width: int,
+    memory: int,
+    on_block: Callable[[float], None],
+) -> tuple[Indices, Floats]:
+    """``_propose`` by a GPU, where the running best stays, too."""
+    total, asked = len(database), torch.from_numpy(queries).to(device)
+    whole = database.on(device) if isinstance(database, Held) and _fits(database, device) else None
+    scores = asked.new_full((len(queries), 0), -torch.inf)
+    found = torch.empty((len(queries), 0), dtype=torch.int64, device=device)
+    for block in chunks(total, block_rows(memory, database.dim, width)):
+        vectors = (
+            torch.from_numpy(database.take(np.arange(block.start, block.stop))).to(device)
+            if whole is None
+            else whole[block]
+        )
+        top = (asked @ vectors.T).topk(min(width, len(vectors)))
+        scores, found = (
+            torch.cat([scores, top.values], dim=1),
+            torch.cat([found, top.indices + block.start], dim=1),
+        )
+        best = scores.topk(min(width, scores.shape[1]))
+        scores, found = best.values, found.gather(1, best.indices)
+        on_block(block.stop / total)
+    floor = torch.full_like(scores[:, 0], -torch.inf) if width == total else scores.min(dim=1).values
+    return found.cpu().numpy(), floor.cpu().numpy()
+
+
+def _fits(database: Held, device: torch.device) -> bool:
+    """Whether all vectors take no more than half of what is free on the device."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return device in database._copies or 2 * database.values.nbytes <= free
