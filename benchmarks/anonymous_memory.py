@@ -51,7 +51,7 @@ def read(folder: Path, rows: int) -> float:
     return own_memory()
 
 
-def train(folder: Path, rows: int) -> float:
+def train(folder: Path, rows: int) -> float:  # noqa: ARG001
     """MB held after some steps of a training in the midst of an epoch."""
     from clip_models import config_of, random_encoder
     from transformers import CLIPModel

@@ -120,18 +120,25 @@ def alternate(
         before()
         way()
     sides = {name: Side() for name in ways}
-    for turn in range(repeats):
-        order = list(ways)[:: -1 if turn % 2 else 1]
-        for name in order:
-            before()
-            gc.collect()
-            wall, cpu = time.perf_counter(), time.process_time()
-            said = ways[name]()
-            spent = Timed(time.perf_counter() - wall, time.process_time() - cpu)
-            spent = said if isinstance(said, Timed) else spent
-            sides[name].wall.append(spent.wall)
-            sides[name].cpu.append(spent.cpu)
+    gc.collect()
+    gc.disable()  # what one way leaves behind is not to be collected while another is timed
+    try:
+        for turn in range(repeats):
+            for name in list(ways)[:: -1 if turn % 2 else 1]:
+                before()
+                spent = _clocked(ways[name])
+                sides[name].wall.append(spent.wall)
+                sides[name].cpu.append(spent.cpu)
+    finally:
+        gc.enable()
     return sides
+
+
+def _clocked(way: Callable[[], Any]) -> Timed:
+    wall, cpu = time.perf_counter(), time.process_time()
+    said = way()
+    spent = Timed(time.perf_counter() - wall, time.process_time() - cpu)
+    return said if isinstance(said, Timed) else spent
 
 
 def ratio(sides: Mapping[str, Side], over: str, under: str, clock: str = "wall") -> float:
