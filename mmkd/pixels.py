@@ -63,7 +63,8 @@ def _quick_resize(image_processor: Any, settings: str) -> "Callable[[Image], Ima
     says = image_processor.to_dict()
     size, crop = says.get("size") or {}, says.get("crop_size") or {}
     side = size.get("shortest_edge")
-    if not (says.get("do_resize") and says.get("do_center_crop")) or crop != {"height": side, "width": side}:
+    squares = says.get("do_resize") and says.get("do_center_crop") and crop == {"height": side, "width": side}
+    if not squares or not isinstance(side, int):
         return None
     resize = partial(_resize_and_crop, side=side, resample=says.get("resample"))
     images = _probe_images()
