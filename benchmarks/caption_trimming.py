@@ -38,7 +38,7 @@ def main() -> None:
     ways = {f"{median} tokens, the median caption": trimmed, "padded to 77": padded}
     ways[f"{round(longest)} tokens, the longest of a mean batch"] = mixed
     names = list(ways)
-    bench.time({name: lambda batch=batch: trainer(batch) for name, batch in ways.items()})  # type: ignore[misc]
+    bench.time({name: lambda batch=batch: trainer(batch) for name, batch in ways.items()})
     bench.figure("trimmed to the median, times as fast as 77", bench.ratio(names[1], names[0]), at_least=1.3)
     bench.figure("trimmed to a batch's longest, times as fast", bench.ratio(names[1], names[2]))
     bench.figure("largest difference of embeddings", difference(size, median), at_most=1e-5)

@@ -97,7 +97,7 @@ def flops(config: Any, tokens: int, *, training: bool) -> float:
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import CLIPConfig, CLIPModel
 
-    plain = CLIPConfig.from_dict(config.to_dict())
+    plain: Any = CLIPConfig.from_dict(config.to_dict())
     plain._attn_implementation = "eager"
     with torch.device("meta"):
         clip = CLIPModel(plain)

@@ -54,7 +54,7 @@ def main() -> None:
 
 def open_clip_rate(options: Any, device: str, batch: int, steps: int, workers: int) -> float | None:
     """Pairs a second of its trainer; None where it cannot be installed or run."""
-    request = {
+    request: dict[str, Any] = {
         "models": {"student": config(6, 32, options.small), "teacher": config(12, 32, options.small)},
         "student": "student",
         "teacher": "teacher",

@@ -43,7 +43,7 @@ def main() -> None:
         mine_embeddings,
         ArraySpace(texts, texts),
         np.arange(count),
-        rules=NegativeRules(options.negatives, **rules),  # type: ignore[arg-type]
+        rules=NegativeRules(options.negatives, **rules),
         seed=0,
         search=SearchOptions(),
     )

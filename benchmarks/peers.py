@@ -26,7 +26,7 @@ def peer_python(name: str, *requirements: str) -> Path:
     if not done.is_file():
         print(f"  installing {', '.join(requirements)} into {folder}", flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        command = [python, "-m", "pip", "install", "--quiet", TORCH, *requirements]
+        command = [str(python), "-m", "pip", "install", "--quiet", TORCH, *requirements]
         said = subprocess.run(command, capture_output=True, text=True, check=False)
         if said.returncode:
             raise RuntimeError(f"cannot install {', '.join(requirements)}: {said.stderr.strip()[-300:]}")

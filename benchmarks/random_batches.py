@@ -46,7 +46,11 @@ def main() -> None:
         chosen = [draw.integers(0, rows, BATCH) for _ in range(max(batches.values()))]
 
         def turn(way: str) -> Callable[[], None]:
-            return lambda: [ways[way](which) for which in chosen[: batches[way]]] and None
+            def read() -> None:
+                for which in chosen[: batches[way]]:
+                    ways[way](which)
+
+            return read
 
         sides = bench.time({way: turn(way) for way in ways})
         each = {way: sides[way].median(options.clock) / batches[way] for way in ways}
@@ -67,8 +71,6 @@ def make_ways(folder: Path, rows: int) -> dict[str, Callable[[NDArray[np.int64]]
         field: np.concatenate([np.array(store.shard(index)[field][:, 0]) for index in range(settings.shards)])
         for field in ("image", "text", "image_norm", "text_norm")
     }
-    one = settings if settings.shards == 1 else None
-    del one
     plain, chunked = folder / "plain.h5", folder / "chunked.h5"
     for path, chunks in ((plain, None), (chunked, (min(rows, BATCH), 512))):
         with h5py.File(path, "w") as file:

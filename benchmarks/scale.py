@@ -28,7 +28,7 @@ MARKS = "<!-- scale: written by benchmarks/scale.py -->\n", "<!-- end of scale -
 def row_bytes(dim: int, pixels: int | None = None) -> float:
     """Bytes a row of a cache of one view and one caption."""
     settings = made_up_settings(2048, dim, pixels)
-    return sum(field.bytes for field in shard_fields(settings, 0).values()) / 2048
+    return float(sum(field.bytes for field in shard_fields(settings, 0).values())) / 2048
 
 
 def hours(operations: float) -> float:

@@ -34,7 +34,7 @@ def made_up_arrays(settings: CacheSettings, index: int) -> dict[str, NDArray[Any
         vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
         arrays[side] = vectors.astype(np.float16)
     if "pixels" in arrays:
-        arrays["pixels"] = draw.integers(0, 256, arrays["pixels"].shape, dtype=np.uint8)
+        arrays["pixels"] = np.asarray(draw.integers(0, 256, arrays["pixels"].shape, dtype=np.uint8))
     numbers = np.arange(here.start, here.stop)
     arrays["row_hash"] = np.stack([numbers, numbers], axis=1).astype(np.uint64)
     return arrays
