@@ -47,7 +47,8 @@ def measure(bench: Bench, options: argparse.Namespace) -> tuple[float, float]:
     images, batch = (24, 8) if options.small else (options.images, options.batch)
     encoder = random_encoder(size)
     if torch.cuda.is_available():
-        encoder.model.to("cuda", torch.bfloat16)
+        module: torch.nn.Module = encoder.model  # transformers' own annotation of `to` hides the arguments
+        module.to("cuda", torch.bfloat16)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs = with_real_captions(draw_photos(folder / "photos.parquet", images), folder / "pairs.parquet")

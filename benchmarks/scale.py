@@ -99,8 +99,8 @@ def report() -> str:
         )
     heads = ["", *SETS, "times, one training", "times, five"]
     parts.append(
-        f"One training of {SEEN} epochs, H100-hours at the peak, cached / with the teacher in the loop; and how many times\n"
-        "more the loop costs when caching is paid, by one training or shared by five:\n\n"
+        f"One training of {SEEN} epochs, H100-hours at the peak, cached / with the teacher in the loop; and how many\n"
+        "times as much the loop costs when caching is paid, by one training or shared by five:\n\n"
         + table(heads, rows)
     )
     return "\n\n".join(parts)

@@ -60,6 +60,10 @@ class MappedShards:
             held = shards if joined.all() else np.where(joined, shards, shards[joined.argmax()])
             yield self._joined.find(held, inside), slice(None)
         rest = np.flatnonzero(~joined)
+        alone = shards[rest]
+        if len(rest) and (alone == alone[0]).all():  # the last shard, mostly: no need to sort
+            yield partial(find_in, self._alone[int(alone[0])], inside[rest]), rest
+            return
         order = rest[np.argsort(shards[rest], kind="stable")]
         indices, starts = np.unique(shards[order], return_index=True)
         for index, here in zip(indices.tolist(), np.split(order, starts[1:]), strict=False):
