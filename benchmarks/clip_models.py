@@ -15,9 +15,8 @@ from mmkd.encoders import PairEncoder
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SIZES = {"b32": TEACHERS[0], "b16": TEACHERS[1], "l14": TEACHERS[2]}
 NAMES = {"b32": "ViT-B/32", "b16": "ViT-B/16", "l14": "ViT-L/14", "tiny": "tiny"}
-MEDIAN_TOKENS = (
-    13  # of a caption of Conceptual Captions, begin and end included; caption_trimming.py counts them
-)
+# Of a caption of Conceptual Captions, begin and end included; caption_trimming.py counts them.
+MEDIAN_TOKENS = 11
 
 
 def config_of(size: str, *, half: bool = False) -> Any:

@@ -22,6 +22,7 @@ from mmkd.cache.shard import Field, shard_offsets, still_written
 from mmkd.errors import CacheError
 
 _FIXED, _NORESERVE, _NO_ACCESS = 0x10, 0x4000, 0  # Linux's; Python's own mmap takes no address
+_HUGE = 2 << 20  # at such addresses the processor may keep one entry for several pages in a row
 _FAILED = ctypes.c_void_p(-1).value
 
 Finder = Callable[[str], tuple[NDArray[Any], NDArray[np.int64]]]
@@ -41,7 +42,7 @@ class JoinedShards:
         self._fields, self._count, self._size = fields, count, size
         self._row_bytes = {name: field.bytes // field.shape[0] for name, field in fields.items()}
         # A whole number of rows of each dataset, so that a row's place in any shard is a number of rows, too.
-        unit = math.lcm(mmap.PAGESIZE, *self._row_bytes.values())
+        unit = math.lcm(_HUGE, *self._row_bytes.values())
         self._stride = -(-size // unit) * unit
         self._offsets: dict[str, int] = {}
         self._arrays: dict[str, NDArray[Any]] = {}
@@ -96,11 +97,12 @@ class JoinedShards:
         if any(offsets[name] % field.dtype.alignment for name, field in self._fields.items()):
             return False
         length = self._count * self._stride
-        start = _map(None, length, _NO_ACCESS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE, -1)
+        start = _map(None, length + _HUGE, _NO_ACCESS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE, -1)
         if start is None:
             return False
-        self._offsets, self._room = offsets, (ctypes.c_ubyte * length).from_address(start)
-        weakref.finalize(self._room, _unmap, start, length)  # every array below keeps the room alive
+        first = -(-start // _HUGE) * _HUGE
+        self._offsets, self._room = offsets, (ctypes.c_ubyte * length).from_address(first)
+        weakref.finalize(self._room, _unmap, start, length + _HUGE)  # every array below keeps the room alive
         raw = np.frombuffer(self._room, np.uint8)
         raw.flags.writeable = False
         for name, field in self._fields.items():
