@@ -123,8 +123,8 @@ def check(out: Path) -> int:
 
 
 def shown(value: float | None) -> str:
-    """Three digits, or that it was not measured."""
-    return "not measured" if value is None else f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    """Four digits, or that it was not measured."""
+    return "not measured" if value is None else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def table(results: Results, names: tuple[str, ...]) -> str:
