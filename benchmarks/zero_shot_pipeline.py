@@ -21,7 +21,8 @@ from side_by_side import Bench, arguments
 
 from mmkd.encoders import load_encoder
 from mmkd.evaluation.tasks import open_task
-from mmkd.evaluation.zero_shot_task import ZeroShotTask, evaluate
+from mmkd.evaluation.zero_shot import evaluate
+from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 OURS, THEIRS = "mmkd.evaluate", "transformers' zero-shot-image-classification pipeline"
 TEMPLATE = "a photo of a {}."

@@ -90,7 +90,12 @@ def test_masked_rows_are_masked_in_every_view(mixed, tiny_encoder, tmp_path):  #
 
 def test_an_image_is_decoded_once_for_all_of_its_views(tiny_encoder, tiny_pairs, tmp_path, monkeypatch):
     decoded = []
-    monkeypatch.setattr(embed_module, "decode_image", lambda data: decoded.append(data) or decode_image(data))
+
+    def counting(data, **options):
+        decoded.append(data)
+        return decode_image(data, **options)
+
+    monkeypatch.setattr(embed_module, "decode_image", counting)
     build_cache(tiny_encoder, tiny_pairs, tmp_path / "cache", **CHOICES, workers=0)
     assert len(decoded) == 96
 
