@@ -91,7 +91,7 @@ def _matrix(run: ReportRun, one: JudgedSet, student: Confusion) -> Plot:
     ]
     caption = (
         f"What {run.name} calls the images of each class of {one.name}, in percent of the class's images; the diagonal "
-        "is right, shares below 0.5 % are left white."
+        "is right, shares below 0.5 % are left blank."
     )
     return Plot(f"confusion-{run.name}-{one.name}", f"Confusion on {one.name}", caption, figure, rows)
 
