@@ -28,6 +28,7 @@ from mmkd.cli.options import Debug
 from mmkd.cli.plan import PlanCommand, plan
 from mmkd.cli.push import push
 from mmkd.cli.report import report
+from mmkd.cli.study import study
 from mmkd.cli.train import train
 from mmkd.errors import MmkdError
 
@@ -80,6 +81,7 @@ cache.command("export")(cache_export)
 app.add_typer(cache, name="cache")
 app.command("plan", cls=PlanCommand)(plan)
 app.command("train", cls=SectionedCommand)(train)
+app.command("study", cls=SectionedCommand)(study)
 evaluate.command("zero-shot")(zero_shot)
 evaluate.command("retrieval")(retrieval)
 evaluate.command("probe")(probe)

@@ -1,0 +1,173 @@
+"""All runs of a study, some at a time: what is finished is skipped, what was cut off goes on."""
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmkd.cli.console import progress, say, warn
+from mmkd.cli.study_worker import Order, Outcome, carry_out, start_worker
+from mmkd.errors import ConfigError, TrainingError
+from mmkd.files import write_text
+from mmkd.parse import read_json
+from mmkd.study.arms import Arm
+from mmkd.study.design import Study
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Where a study keeps what it makes."""
+
+    root: Path
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run."""
+        return self.root / "runs"
+
+    def config(self, arm: Arm) -> Path:
+        """YAML of ``mmkd train`` for an arm, all but the seed."""
+        return self.root / "arms" / f"{arm.slug}.yaml"
+
+    def run(self, arm: Arm, seed: int) -> Path:
+        """An arm's run with a seed."""
+        return self.runs / (arm.slug if arm.role == "untrained" else f"{arm.slug}-seed{seed}")
+
+    def log(self, arm: Arm, seed: int) -> Path:
+        """What a run said."""
+        return self.root / "logs" / f"{self.run(arm, seed).name}.log"
+
+
+def write_configs(study: Study, place: StudyFolder) -> None:
+    """Write each arm's YAML: every field of its recipe, so that no default elsewhere changes it."""
+    inputs: dict[str, Any] = {"cache": str(study.cache.resolve())}
+    if study.data:
+        inputs["data"] = list(study.data)
+    if study.teacher is not None:
+        inputs["teacher"] = study.teacher
+    for arm in study.arms:
+        recipe = {name: value for name, value in arm.recipe.to_dict().items() if name != "seed"}
+        flags = {name for name, value in recipe.items() if value is None}
+        settings = {name.replace("_", "-"): value for name, value in recipe.items() if name not in flags}
+        write_text(place.config(arm), yaml.safe_dump({**settings, **inputs}, sort_keys=True))
+
+
+def orders_of(study: Study, place: StudyFolder, *, launch: Path | None, jobs: int) -> list[Order]:
+    """Every run of the study, seed by seed, so that an interrupted study has all arms with fewer seeds.
+
+    Raises:
+        ConfigError: a run that is there already was made with other settings or from another cache.
+    """
+    found = []
+    for seed in study.seeds:
+        for arm in study.arms:
+            if seed not in arm.seeds(study.seeds):
+                continue
+            folder = place.run(arm, seed)
+            refuse_other_settings(folder, arm, study)
+            options = () if study.workers is None else ("--workers", str(study.workers))
+            found.append(
+                Order(
+                    title=f"{arm.name}, seed {seed}",
+                    seed=seed,
+                    config=place.config(arm),
+                    folder=folder,
+                    log=place.log(arm, seed),
+                    study=place.root,
+                    evaluation=study.evaluation,
+                    trains=arm.role != "untrained",
+                    launch=launch,
+                    meters_energy=jobs == 1,
+                    options=options,
+                )
+            )
+    return found
+
+
+def refuse_other_settings(folder: Path, arm: Arm, study: Study) -> None:
+    """Refuse to count a run of other settings as this arm's.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if not (folder / "run.json").is_file():
+        return
+    record = read_json(folder / "run.json")
+    recipe, cache = record.get("recipe") or {}, (record.get("cache") or {}).get("path")
+    if cache is not None and cache != str(study.cache.resolve()):
+        raise ConfigError(
+            f"{folder} was trained from the cache {cache}, and the study names {study.cache.resolve()}; give the study "
+            "another --out, or delete that run"
+        )
+    wanted = arm.recipe.to_dict()
+    for name in arm.settings:
+        if name != "student_config" and recipe.get(name) != wanted[name]:
+            raise ConfigError(
+                f"{folder} was trained with {name.replace('_', '-')} {recipe.get(name)}, and arm {arm.name!r} has "
+                f"{wanted[name]}; give the study another --out, or delete that run"
+            )
+
+
+def devices_of(jobs: int) -> list[str | None]:
+    """The card of each job, in turn; ``None`` for each where there are fewer than two."""
+    import torch
+
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [str(job % cards) for job in range(jobs)] if cards > 1 else [None] * jobs
+
+
+def carry_out_all(orders: Sequence[Order], *, jobs: int, label: str = "runs") -> list[Outcome]:
+    """Carry out every order, ``jobs`` at a time, each in a process of its own; failures do not stop the rest.
+
+    Raises:
+        KeyboardInterrupt: a run was interrupted.
+        TrainingError: a process was killed.
+    """
+    if not orders:
+        return []
+    context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads and a card's state
+    devices = context.Queue()
+    for device in devices_of(jobs):
+        devices.put(device)
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    with progress(label) as bar:
+        task = bar.add_task("study", total=len(orders))
+        pool = ProcessPoolExecutor(jobs, context, start_worker, (devices, threads))
+        try:
+            outcomes = []
+            for outcome in _finished(pool, orders):
+                outcomes.append(outcome)
+                bar.update(task, advance=1, note=outcome.order.title)
+                _say(outcome, len(outcomes), len(orders))
+            return outcomes
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                f"a process of the study was killed, maybe for want of memory; its runs say how far they came in "
+                f"{orders[0].log.parent}; the same command goes on from there, with fewer --jobs if need be"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _finished(pool: ProcessPoolExecutor, orders: Sequence[Order]) -> Iterable[Outcome]:
+    waiting: set[Future[Outcome]] = {pool.submit(carry_out, order) for order in orders}
+    while waiting:
+        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        for future in done:
+            outcome = future.result()
+            if outcome.interrupted:
+                raise KeyboardInterrupt
+            yield outcome
+
+
+def _say(outcome: Outcome, done: int, total: int) -> None:
+    if outcome.failure is not None:
+        warn(f"{outcome.order.title} failed: {outcome.failure} (log: {outcome.order.log})")
+    else:
+        say("done", f"{done} of {total} · {outcome.order.title}")

@@ -1,0 +1,214 @@
+"""From the options of a study to its ranked table: all that can be refused is refused before anything is trained."""
+
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmkd.cli.console import say
+from mmkd.cli.study_file import StudyFile, parse_assignment, read_study_file, seed_list
+from mmkd.cli.study_result import save_and_show
+from mmkd.cli.study_runs import StudyFolder, carry_out_all, orders_of, write_configs
+from mmkd.cli.study_worker import Outcome, open_tasks
+from mmkd.errors import CacheError, ConfigError, MmkdError
+from mmkd.study.arms import Arm, check_key, check_seeds, with_baselines
+from mmkd.study.design import Evaluation, Study
+from mmkd.study.ranking import ArmResult
+from mmkd.study.results import read_result
+
+if TYPE_CHECKING:
+    from mmkd.cache.store import CacheStore
+
+DEFAULT_SETS = ("cifar10", "cifar100", "stl10")
+
+
+def run_study(file: Path | None, settings: dict[str, Any], *, work: Path) -> None:
+    """Run a study, or go on with it.
+
+    Args:
+        file: its YAML, if there is one.
+        settings: every option by name.
+        work: the workspace.
+
+    Raises:
+        MmkdError: something cannot be read, or a run failed.
+    """
+    study = read_study(file, settings, work=work)
+    place = StudyFolder(settings["out"] or work / "studies" / study.name)
+    jobs, launch = settings["jobs"], settings["launch"]
+    _check_launch(launch, jobs)
+    for line in describe(study):
+        say("study", line)
+    open_tasks(study.evaluation)
+    store = _open_or_make_cache(study, place)
+    check_against_cache(study, store)
+    write_configs(study, place)
+    orders = orders_of(study, place, launch=launch, jobs=jobs)
+    say("writes", f"{place.root} · {len(orders)} runs, {jobs} at a time")
+    outcomes = carry_out_all(orders, jobs=jobs)
+    results = collect(study, place, outcomes)
+    record = {
+        "command": shlex.join(["mmkd", *sys.argv[1:]]),
+        "cache": {"path": str(store.folder.resolve()), "key": store.key},
+        "teacher": store.spec.model,
+        "pairs": int(store.valid.sum()),
+    }
+    save_and_show(study, results, place.root, record)
+    if failed := [outcome for outcome in outcomes if outcome.failure]:
+        raise MmkdError(
+            f"{len(failed)} of {len(orders)} runs failed, the first ({failed[0].order.title}): {failed[0].failure}; "
+            "the others are ranked above, and the same command tries those again"
+        )
+
+
+def read_study(file: Path | None, settings: dict[str, Any], *, work: Path) -> Study:
+    """The study that file and options describe together; an option beats the file.
+
+    Raises:
+        MmkdError: the file cannot be read, or arms, seeds or settings cannot be used.
+    """
+    said = StudyFile(base={}, arms={}) if file is None else read_study_file(file)
+    base = dict(said.base)
+    for text in settings["set"] or ():
+        key, value = parse_assignment(text)
+        check_key(key, "--set")
+        base[key] = value
+    for key in base:
+        check_key(key, f"base of {file}" if file else "--set")
+    listed = dict(said.arms)
+    for kd in settings["kd"] or ():
+        if kd in listed:
+            raise ConfigError(f"--kd {kd!r} is an arm already; give each once")
+        listed[kd] = {"kd": kd}
+    arms = [Arm(name, {**base, **varied}) for name, varied in listed.items()]
+    evaluation = Evaluation(
+        tuple(settings["eval_data"] or said.zero_shot),
+        tuple(settings["retrieval_data"] or said.retrieval),
+        str(settings["templates"]) if settings["templates"] else said.templates,
+        settings["eval_limit"] or said.limit,
+    )
+    if not evaluation.zero_shot and not evaluation.retrieval:
+        evaluation = replace(evaluation, zero_shot=DEFAULT_SETS)
+    cache = settings["cache"] or (Path(said.cache) if said.cache else work / "cache")
+    workers = settings["workers"] if settings["workers"] is not None else said.workers
+    return Study(
+        name=file.stem if file else "study",
+        base=base,
+        arms=with_baselines(arms, base),
+        seeds=check_seeds(said.seeds if settings["seeds"] is None else seed_list(settings["seeds"])),
+        cache=cache,
+        evaluation=evaluation,
+        rank_by=settings["rank_by"] or said.rank_by,
+        teacher=settings["teacher"] or said.teacher,
+        data=tuple(settings["data"] or said.data),
+        template=settings["template"] or said.template,
+        workers=workers,
+        notes=(said.about.strip(),) if said.about else (),
+    )
+
+
+def describe(study: Study) -> list[str]:
+    """What is compared, in a few lines."""
+    arms = [arm.name for arm in study.arms if arm.role == "arm"]
+    sets = ", ".join([*study.evaluation.zero_shot, *study.evaluation.retrieval])
+    return [
+        f"{len(arms)} arms: {', '.join(arms)}",
+        f"beside them: {', '.join(arm.name for arm in study.arms if arm.role != 'arm')} · seeds: "
+        f"{', '.join(map(str, study.seeds))}",
+        f"judged by {sets}",
+    ]
+
+
+def _check_launch(launch: Path | None, jobs: int) -> None:
+    if launch is None:
+        return
+    if not launch.is_file():
+        raise ConfigError(
+            f"--launch {launch} is no file; expected one such as configs/accelerate/multi-gpu.yaml"
+        )
+    if jobs > 1:
+        raise ConfigError(
+            f"--launch gives each run all the processes of {launch.name}, so runs follow one another; leave out "
+            f"--jobs {jobs}"
+        )
+
+
+def _open_or_make_cache(study: Study, place: StudyFolder) -> "CacheStore":
+    from mmkd.cache.store import open_cache
+
+    if not (study.cache / "manifest.json").is_file():
+        _make_cache(study, place)
+    store = open_cache(study.cache, verify=True)
+    if not store.spec.known:
+        raise CacheError(
+            f"{study.cache} does not say what made its vectors, and a study starts its students from their teacher's "
+            "layers; make a cache with `mmkd cache-teacher`"
+        )
+    return store
+
+
+def _make_cache(study: Study, place: StudyFolder) -> None:
+    """Embed the pairs that the study names, or go on with that.
+
+    Raises:
+        ConfigError: it names none.
+    """
+    if not study.data:
+        raise ConfigError(
+            f"there is no cache in {study.cache}; make one with `mmkd cache-teacher --out {study.cache}`, name another "
+            "with --cache, or name the pairs with --data (and --teacher) for the study to make it"
+        )
+    words = ["cache-teacher", "--out", str(study.cache), "--work", str(place.root)]
+    for option, values in (
+        ("--data", study.data),
+        ("--teacher", (study.teacher,)),
+        ("--template", (study.template,)),
+    ):
+        words += [word for value in values if value is not None for word in (option, value)]
+    line = shlex.join(["mmkd", *words])
+    say("cache", f"{study.cache} is not there yet: {line}")
+    # -P: like the mmkd script, and unlike plain -m, this must not import what lies in the current folder.
+    done = subprocess.run([sys.executable, "-P", "-m", "mmkd", *words], check=False)
+    if done.returncode:
+        raise CacheError(f"`{line}` stopped (exit code {done.returncode}); it says why above")
+
+
+def check_against_cache(study: Study, store: "CacheStore") -> None:
+    """Resolve every arm against the cache, so that what cannot be trained is refused before anything is.
+
+    Raises:
+        ConfigError: names the arm and what does not fit.
+    """
+    pairs = int(store.valid.sum())
+    for arm in study.arms:
+        recipe = arm.recipe
+        try:
+            if recipe.limit is not None and recipe.limit < 2:
+                raise ConfigError(f"--limit {recipe.limit} leaves nothing to train on; expected 2 or more")
+            recipe.resolve(
+                pairs=min(pairs, recipe.limit or pairs),
+                processes=1,
+                accelerated=False,
+                precision="fp32",
+                views=store.views,
+            )
+        except MmkdError as error:
+            raise ConfigError(f"arm {arm.name!r}: {error}") from error
+
+
+def collect(study: Study, place: StudyFolder, outcomes: list[Outcome]) -> list[ArmResult]:
+    """Every arm with its runs that came to an end."""
+    failures = {outcome.order.folder: outcome.failure for outcome in outcomes if outcome.failure}
+    found = []
+    for arm in study.arms:
+        runs, failed = [], {}
+        for seed in arm.seeds(study.seeds):
+            folder = place.run(arm, seed)
+            if folder in failures:
+                failed[seed] = str(failures[folder])
+            else:
+                runs.append(read_result(folder, seed))
+        found.append(ArmResult(arm, tuple(runs), failed))
+    return found

@@ -1,0 +1,107 @@
+"""A study as a figure: every seed of every arm, with its mean and interval, against chance and the teacher."""
+
+from typing import TYPE_CHECKING, Any
+
+from mmkd.evaluation.plots import FAINT, INK
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mmkd.study.design import Study
+    from mmkd.study.ranking import ArmResult, Ranking
+
+BEST, LEVEL_WITH_BEST, BELOW = "#D55E00", "#0072B2", "#555555"
+MARKERS = {BEST: "D", LEVEL_WITH_BEST: "o", BELOW: "s", FAINT: "x"}
+_MOST = 4  # panels
+
+
+def plot_ranking(study: "Study", ranking: "Ranking") -> "Figure":
+    """A panel a compared metric, arms from the best down, percent; grey where a run is at chance."""
+    from matplotlib.figure import Figure
+
+    metrics = ranking.metrics[:_MOST]
+    results = [one for one in ranking.results if one.scores]
+    figure = Figure(
+        figsize=(3.4 + 3.1 * len(metrics), 1.7 + 0.34 * len(results)), dpi=160, layout="constrained"
+    )
+    panels: Any = figure.subplots(1, len(metrics), sharey=True, squeeze=False)
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        for place, result in enumerate(results):
+            _draw(axes, result, metric, -place, _colour(ranking, result, metric))
+        _lines(axes, results[0], metric)
+        axes.set_xlabel(f"{metric}, %", color=INK)
+        axes.grid(axis="y", color="#EEEEEE", linewidth=0.8)
+        axes.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+        axes.tick_params(left=False, colors="#555555")
+    first: Any = panels[0][0]
+    first.set_yticks([-place for place in range(len(results))], [one.arm.name for one in results])
+    first.tick_params(axis="y", labelcolor=INK)
+    _title(figure, study, ranking)
+    return figure
+
+
+def _title(figure: "Figure", study: "Study", ranking: "Ranking") -> None:
+    from matplotlib.lines import Line2D
+
+    seeds = len(study.seeds)
+    figure.suptitle(
+        f"{study.name}: every arm with {seeds} seed{'s' * (seeds != 1)}, by {ranking.metric}",
+        x=0.01,
+        ha="left",
+        fontweight="bold",
+        color=INK,
+        fontsize=11,
+    )
+    words = {
+        BEST: "best",
+        LEVEL_WITH_BEST: "not distinguishable from it",
+        BELOW: "below it",
+        FAINT: "at chance",
+    }
+    handles = [
+        Line2D([], [], color=colour, marker=MARKERS[colour], linestyle="", label=word)
+        for colour, word in words.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower right", ncols=4, frameon=False, fontsize=8.5)
+
+
+def _colour(ranking: "Ranking", result: "ArmResult", metric: str) -> str:
+    if result.scores[metric].all_at_chance or ranking.best is None:
+        return FAINT
+    if metric == ranking.metric:
+        best = ranking.best
+    else:
+        best = max((one for one in ranking.results if one.scores), key=lambda one: one.scores[metric].mean)
+    if result.arm.name == best.arm.name:
+        return BEST
+    found = ranking.compare(result.arm.name, best.arm.name, metric)
+    return BELOW if found is not None and found.told_apart else LEVEL_WITH_BEST
+
+
+def _draw(axes: "Axes", result: "ArmResult", metric: str, at: float, colour: str) -> None:
+    score = result.scores[metric]
+    for value in score.values:
+        axes.plot(100 * value, at, "|", color=colour, alpha=0.6, markersize=9)
+    style: dict[str, Any] = {"color": colour, "marker": MARKERS[colour], "markersize": 5, "capsize": 3}
+    spread = None
+    if score.interval is not None:
+        spread = [[100 * (score.mean - score.interval.low)], [100 * (score.interval.high - score.mean)]]
+    axes.errorbar(100 * score.mean, at, xerr=spread, linewidth=1.2, **style)
+
+
+def _lines(axes: "Axes", result: "ArmResult", metric: str) -> None:
+    score = result.scores[metric]
+    for value, label, colour in ((score.chance, "chance", "#CC3311"), (score.teacher, "teacher", "#222222")):
+        axes.axvline(100 * value, color=colour, linestyle=(0, (4, 3)), linewidth=1.1)
+        axes.annotate(
+            label,
+            (100 * value, 1),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            color=colour,
+        )

@@ -1,0 +1,259 @@
+"""The arms of a study in order, and in words what of that order is more than luck."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from statistics import mean
+
+import numpy as np
+
+from mmkd.errors import ConfigError
+from mmkd.evaluation.statistics import Interval, mean_interval
+from mmkd.study.arms import Arm
+from mmkd.study.comparison import Difference, crossed_seeds_and_images, holm, paired_seeds
+from mmkd.study.design import RECALLS, TOP_1
+from mmkd.study.results import RunResult
+
+LEVEL = 0.05  # of the corrected p-value
+
+
+@dataclass(frozen=True)
+class MeanScore:
+    """A metric of an arm over its seeds; numbers are shares of 1.
+
+    Attributes:
+        values: one a seed.
+        mean: of the values.
+        interval: Student's t over the seeds, 95 %; ``None`` with fewer than 2, or of a student never trained.
+        chance: what a guesser reaches without looking.
+        teacher: the teacher's score.
+        retention: mean of what was kept of the teacher's score over chance; ``None`` where that is at chance.
+        retention_interval: over the seeds, likewise.
+        at_chance: runs that cannot be told from guessing.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    interval: Interval | None
+    chance: float
+    teacher: float
+    retention: float | None
+    retention_interval: Interval | None
+    at_chance: int
+
+    @property
+    def all_at_chance(self) -> bool:
+        """Whether no run can be told from guessing."""
+        return self.at_chance == len(self.values)
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm with its runs.
+
+    Attributes:
+        arm: what was trained.
+        runs: those that came to an end, by seed.
+        failures: in one line each, by seed.
+        dropped: why it was not trained to the end; ``None`` for one that was.
+    """
+
+    arm: Arm
+    runs: tuple[RunResult, ...]
+    failures: Mapping[int, str] = field(default_factory=dict)
+    dropped: str | None = None
+
+    @cached_property
+    def scores(self) -> dict[str, MeanScore]:
+        """Every metric over the seeds."""
+        return {name: self._mean(name) for name in self.runs[0].scores} if self.runs else {}
+
+    def _mean(self, metric: str) -> MeanScore:
+        scores = [run.scores[metric] for run in self.runs]
+        values = tuple(score.value for score in scores)
+        kept = [score.retention for score in scores if score.retention is not None]
+        return MeanScore(
+            values,
+            mean(values),
+            mean_interval(values) if len(values) > 1 else None,
+            scores[0].chance,
+            scores[0].teacher,
+            mean(kept) if kept else None,
+            mean_interval(kept) if len(kept) > 1 else None,
+            sum(score.at_chance for score in scores),
+        )
+
+    @property
+    def seconds(self) -> float | None:
+        """Mean wall-clock of a training, over those that were not interrupted."""
+        known = [run.cost.seconds for run in self.runs if run.cost and run.cost.seconds is not None]
+        return mean(known) if known else None
+
+    @property
+    def joules(self) -> float | None:
+        """Mean energy of a training, where the machine tells it."""
+        known = [run.cost.joules for run in self.runs if run.cost and run.cost.joules is not None]
+        return mean(known) if known else None
+
+    def collapsed(self, set_name: str) -> list[str]:
+        """Why its runs are called collapsed on a set, one a run that is."""
+        return [run.collapsed[set_name] for run in self.runs if set_name in run.collapsed]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms in one metric.
+
+    Attributes:
+        first, second: names of the arms.
+        difference: the first less the second.
+        corrected: Holm's p over all pairs of arms in this metric.
+    """
+
+    first: str
+    second: str
+    difference: Difference
+    corrected: float
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the difference is more than luck."""
+        return self.corrected <= LEVEL
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A study's arms, the best first.
+
+    Attributes:
+        results: arms with at least one run in order of ``metric``, then those without.
+        metric: that ranks.
+        metrics: those that are compared, ``metric`` first.
+        comparisons: every pair of arms, by metric.
+    """
+
+    results: tuple[ArmResult, ...]
+    metric: str
+    metrics: tuple[str, ...]
+    comparisons: Mapping[str, tuple[Comparison, ...]]
+
+    @property
+    def best(self) -> ArmResult | None:
+        """The arm with the highest mean; ``None`` where no run came to an end, or every arm is at chance."""
+        ranked = [one for one in self.results if one.scores]
+        if not ranked or all(one.scores[self.metric].all_at_chance for one in ranked):
+            return None
+        return ranked[0]
+
+    def compare(self, first: str, second: str, metric: str | None = None) -> Comparison | None:
+        """Two arms by name, the first less the second; ``None`` where they share fewer than 2 seeds."""
+        for one in self.comparisons.get(metric or self.metric, ()):
+            if (one.first, one.second) == (first, second):
+                return one
+            if (one.second, one.first) == (first, second):
+                return Comparison(first, second, one.difference.turned(), one.corrected)
+        return None
+
+    def verdict(self, result: ArmResult) -> str:
+        """What may be said of an arm beside the best, in words."""
+        if not result.runs:
+            return result.dropped or "no run came to an end"
+        score = result.scores[self.metric]
+        words = []
+        if score.at_chance:
+            words.append("at chance" + _share(score.at_chance, len(score.values)))
+        if collapsed := result.collapsed(self.metric.rpartition("/")[0]):
+            words.append(collapsed[0] + _share(len(collapsed), len(result.runs)))
+        if self.best is None:
+            return ", ".join(words)
+        if result.arm.name == self.best.arm.name:
+            words.insert(0, "best")
+        elif (found := self.compare(result.arm.name, self.best.arm.name)) is None:
+            words.insert(0, "not compared: fewer than 2 seeds in common")
+        else:
+            words.insert(0, "below the best" if found.told_apart else "not distinguishable from the best")
+        if result.failures:
+            words.append(f"{len(result.failures)} runs failed")
+        return ", ".join(words)
+
+    @property
+    def undecided(self) -> float | None:
+        """The largest difference of two arms, in the ranking metric, that could not be told from luck."""
+        found = [abs(c.difference.value) for c in self.comparisons.get(self.metric, ()) if not c.told_apart]
+        return max(found) if found else None
+
+    @property
+    def decided(self) -> float | None:
+        """The smallest difference of two arms, in the ranking metric, that is more than luck."""
+        found = [abs(c.difference.value) for c in self.comparisons.get(self.metric, ()) if c.told_apart]
+        return min(found) if found else None
+
+
+def rank(results: Sequence[ArmResult], *, rank_by: str | None = None) -> Ranking:
+    """Put arms in order and compare every two of them.
+
+    The best arm is picked by the very scores that it is then compared by, so the correction is Holm's over all pairs
+    of arms: it holds for whichever of them comes first.
+
+    Args:
+        results: the arms.
+        rank_by: the metric; ``None``: the first headline.
+
+    Raises:
+        ConfigError: there is no such metric.
+    """
+    measured = [one for one in results if one.scores]
+    known = list(measured[0].scores) if measured else []
+    metrics = headlines(known)
+    metric = rank_by or (metrics[0] if metrics else "")
+    if measured and metric not in known:
+        raise ConfigError(f"rank-by {metric!r} is not measured; expected one of {', '.join(known)}")
+    ordered = sorted(measured, key=lambda one: -one.scores[metric].mean)
+    rest = [one for one in results if not one.scores]
+    every = tuple(dict.fromkeys([metric, *metrics])) if measured else ()
+    return Ranking(
+        (*ordered, *rest), metric, every, {name: tuple(_compare_all(ordered, name)) for name in every}
+    )
+
+
+def headlines(metrics: Sequence[str]) -> list[str]:
+    """One metric a labelled set, two a captioned one: those that are shown and compared."""
+    return [name for name in metrics if name.rpartition("/")[2] in (TOP_1, *RECALLS)]
+
+
+def _compare_all(results: Sequence[ArmResult], metric: str) -> list[Comparison]:
+    found = []
+    for first, second in combinations(results, 2):
+        difference = _difference(first, second, metric)
+        if difference is not None:
+            found.append((first.arm.name, second.arm.name, difference))
+    corrected = holm([difference.p_value for _, _, difference in found])
+    return [Comparison(*one, p) for one, p in zip(found, corrected, strict=True)]
+
+
+def _difference(first: ArmResult, second: ArmResult, metric: str) -> Difference | None:
+    """Over the seeds that both have; a student that was never trained is the same with every seed."""
+    runs = [{run.seed: run for run in one.runs} for one in (first, second)]
+    fixed = [one.arm.role == "untrained" for one in (first, second)]
+    if all(fixed):
+        return None
+    seeds = [set(found) for found, same in zip(runs, fixed, strict=True) if not same]
+    common = sorted(set.intersection(*seeds))
+    if len(common) < 2:
+        return None
+    own, its = (
+        [next(iter(found.values())) if same else found[seed] for seed in common]
+        for found, same in zip(runs, fixed, strict=True)
+    )
+    set_name, _, kind = metric.rpartition("/")
+    if kind == TOP_1 and all(set_name in run.answers for run in (*own, *its)):
+        return crossed_seeds_and_images(
+            np.stack([run.answers[set_name] for run in own]),
+            np.stack([run.answers[set_name] for run in its]),
+        )
+    return paired_seeds([run.scores[metric].value for run in own], [run.scores[metric].value for run in its])
+
+
+def _share(count: int, of: int) -> str:
+    return "" if count == of else f" in {count} of {of} runs"
