@@ -181,6 +181,13 @@ class StepOptions:
     layer_decay: Annotated[
         float, Option(help="Each layer's learning rate as a share of the one above; 1 for one rate.")
     ] = 1.0
+    text_lr: Annotated[
+        float,
+        Option(
+            help="The text tower's learning rate as a share of the image tower's; below 1 where the captions hold few "
+            "of the words that the student is to know."
+        ),
+    ] = 1.0
     ema: Annotated[
         float, Option(help="Save a moving average of the weights, of this decay (0.999); 0 for none.")
     ] = 0.0

@@ -152,7 +152,11 @@ class TrainingLoop:
             else None,
         )
         optimizer = make_optimizer(
-            student, lr=recipe.lr, weight_decay=recipe.weight_decay, layer_decay=recipe.layer_decay
+            student,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+            text_lr=recipe.text_lr,
         )
         forward = recipe.global_batch // self.accelerator.num_processes // recipe.accumulate
         prepared = prepare(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 _LAYER = re.compile(r"(vision|text)_model\.encoder\.layers\.(\d+)\.")
+_TEXT = re.compile(r"\b(text_model|text_projection)\b|\bhead\.text\b")
 _BELOW_THE_LAYERS = re.compile(r"(vision|text)_model\.(embeddings|pre_layrnorm)")
 
 
@@ -40,7 +41,7 @@ class Schedule:
 
 
 def make_optimizer(
-    model: nn.Module, *, lr: float, weight_decay: float, layer_decay: float = 1.0
+    model: nn.Module, *, lr: float, weight_decay: float, layer_decay: float = 1.0, text_lr: float = 1.0
 ) -> torch.optim.AdamW:
     """AdamW with CLIP's betas; no decay on norms, biases, the class embedding and the logit scale.
 
@@ -50,6 +51,7 @@ def make_optimizer(
         weight_decay: of matrices.
         layer_decay: each layer's rate is that of the layer above times this; a tower's embeddings count as one
             more layer, and what lies above the layers has the full rate. 1 for one rate throughout.
+        text_lr: of the text tower and its projection, as a share of what they would have else.
 
     Source: layer-wise decay of BEiT, arXiv 2106.08254, appendix; and of ELECTRA, arXiv 2003.10555.
     """
@@ -57,7 +59,7 @@ def make_optimizer(
     depths = _tower_depths([name for name, _ in model.named_parameters()])
     groups: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in trained:
-        scale = layer_decay ** _layers_above(name, depths)
+        scale = layer_decay ** _layers_above(name, depths) * (text_lr if _TEXT.search(name) else 1.0)
         groups[scale, parameter.ndim >= 2].append(parameter)
     return torch.optim.AdamW(
         [

@@ -46,6 +46,7 @@ class Recipe:
         warmup: steps of warm-up; ``None``: a tenth of all, 2,000 at most.
         weight_decay: on matrices only.
         layer_decay: the learning rate of a layer, as a share of the layer's above; 1 for one rate.
+        text_lr: the learning rate of the text tower, as a share of the image tower's.
         ema: decay of the moving average of the weights that is saved in their stead; 0 for none.
         clip_grad: largest norm of the gradient; 0 for no clipping.
         precision: ``fp32``, ``bf16`` or ``fp16``; ``None``: bf16 on a GPU that has it, else fp32.
@@ -90,6 +91,7 @@ class Recipe:
     warmup: int | None = None
     weight_decay: float = 0.1
     layer_decay: float = 1.0
+    text_lr: float = 1.0
     ema: float = 0.0
     clip_grad: float = 1.0
     precision: str | None = None
@@ -157,6 +159,10 @@ class Recipe:
                 raise ConfigError(f"--{name.replace('_', '-')} {value} is not at least 1")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"--layer-decay {self.layer_decay} is not above 0 and at most 1")
+        if not self.text_lr > 0:
+            raise ConfigError(
+                f"--text-lr {self.text_lr} is not above 0; --towers image leaves the text tower alone"
+            )
         if not 0 <= self.ema < 1:
             raise ConfigError(f"--ema {self.ema} is not from 0 (none) to below 1; 0.999 is usual")
 
