@@ -1,7 +1,7 @@
 """Whether two ways to train differ by more than the luck of their seeds and of the test images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,71 +48,110 @@ class Difference:
         }
 
 
-def paired_seeds(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Paired t-test of two arms' scores, seed by seed: would other seeds differ the same way, on these images?
+@dataclass(frozen=True, slots=True)
+class Luck:
+    """How much a difference of two arms varies by luck.
 
-    Args:
-        first: (S,) scores, S at least 2.
-        second: (S,) scores with the same seeds.
-
-    Raises:
-        ValueError: another number of seeds, or fewer than 2.
-
-    Source: Student, Biometrika 6 (1908) 1-25.
+    Attributes:
+        variance: of the mean difference.
+        freedom: degrees of freedom that the variance was estimated with.
+        method: what it holds the luck of.
+        seeds: that the means are over.
     """
-    apart = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
-    if len(first) != len(second) or len(apart) < 2:
-        raise ValueError(
-            f"found {len(first)} and {len(second)} scores; expected the same seeds of both, 2 or more"
-        )
-    variance = float(apart.var(ddof=1)) / len(apart)
-    return _difference(float(apart.mean()), variance, float(len(apart) - 1), SEEDS_ALONE)
+
+    variance: float
+    freedom: float
+    method: str
+    seeds: int
+
+    def over(self, seeds: int) -> "Luck":
+        """That of means over so many seeds, as if all of it were the seeds' luck."""
+        return replace(self, variance=self.variance * max(1.0, self.seeds / seeds), seeds=seeds)
 
 
-def crossed_seeds_and_images(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Difference:
-    """Test two arms whose students, one a seed, answered the same images: would other seeds *and* images agree?
+def luck_of_seeds(scores: NDArray[np.float64]) -> Luck:
+    """What arms that do not differ would differ by, if other seeds had been drawn, on these images.
 
-    Seeds and images are both samples, crossed. The variance of the mean difference is that of the two-way table of
-    differences, mean squares of seeds and of images less what is counted twice; where the images vary more than
-    the seeds, there are more degrees of freedom than seeds. It is the analysis of several readers who judge the
-    same cases.
+    Seeds are blocks: what a seed does to all arms alike is no luck of their difference.
 
     Args:
-        first: bool (S, N), right answers of S seeds to N images; S and N at least 2.
-        second: bool (S, N), the same seeds and images.
+        scores: (K, S), K arms with S seeds, 2 or more of each.
 
     Raises:
-        ValueError: another shape, or fewer than 2 seeds or images.
+        ValueError: another shape, or fewer.
+
+    Source: Fisher's randomised blocks; with K = 2 it is the paired t-test.
+    """
+    arms, seeds = _shape(scores, 2)
+    rest = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
+    freedom = (arms - 1) * (seeds - 1)
+    return Luck(2 * float((rest**2).sum()) / freedom / seeds, freedom, SEEDS_ALONE, seeds)
+
+
+def luck_of_seeds_and_images(answers: NDArray[np.bool_]) -> Luck:
+    """What arms that do not differ would differ by, if other seeds *and* other images had been drawn.
+
+    Seeds and images are both samples, crossed with the arms: the analysis of several readers who judge the same
+    cases by several methods.
+
+    Args:
+        answers: bool (K, S, N), right answers of K arms with S seeds to N images, 2 or more of each.
+
+    Raises:
+        ValueError: another shape, or fewer.
 
     Source: Dorfman, Berbaum and Metz, Investigative Radiology 27 (1992) 723-731; degrees of freedom of Hillis,
-    Statistics in Medicine 26 (2007) 596-619, eq. 22.
+    Statistics in Medicine 26 (2007) 596-619.
     """
-    if first.shape != second.shape or first.ndim != 2 or min(first.shape) < 2:
-        raise ValueError(
-            f"found answers of shape {first.shape} and {second.shape}; expected the same seeds and images of both, "
-            "2 or more of each"
-        )
-    table = first.astype(np.float64) - second.astype(np.float64)
-    seeds, images = table.shape
-    mean, by_seed, by_image = float(table.mean()), table.mean(axis=1), table.mean(axis=0)
-    of_seeds = images * float(((by_seed - mean) ** 2).sum()) / (seeds - 1)
-    of_images = seeds * float(((by_image - mean) ** 2).sum()) / (images - 1)
-    rest = table - by_seed[:, None] - by_image[None, :] + mean
-    of_rest = float((rest**2).sum()) / ((seeds - 1) * (images - 1))
+    arms, seeds, images = _shape(answers, 3)
+    table = answers.astype(np.float64)
+    by_seed, by_image = table.mean(axis=2), table.mean(axis=1)  # (K, S), (K, N)
+    rest = table - by_seed[:, :, None] - by_image[:, None, :] + table.mean(axis=(1, 2))[:, None, None]
+    rest -= rest.mean(axis=0)  # what seed and image do to all arms alike
+    of_seeds = images * _interaction(by_seed) / ((arms - 1) * (seeds - 1))
+    of_images = seeds * _interaction(by_image) / ((arms - 1) * (images - 1))
+    of_rest = float((rest**2).sum()) / ((arms - 1) * (seeds - 1) * (images - 1))
     whole = of_seeds + max(of_images - of_rest, 0.0)
-    freedom = whole**2 / (of_seeds**2 / (seeds - 1)) if of_seeds > 0 else float("inf")
-    return _difference(mean, whole / (seeds * images), freedom, SEEDS_AND_IMAGES)
+    freedom = (arms - 1) * (seeds - 1) * (whole / of_seeds) ** 2 if of_seeds > 0 else float("inf")
+    return Luck(2 * whole / (seeds * images), freedom, SEEDS_AND_IMAGES, seeds)
 
 
-def _difference(mean: float, variance: float, freedom: float, method: str) -> Difference:
+def _interaction(table: NDArray[np.float64]) -> float:
+    """Sum of squares of what is neither the row's nor the column's."""
+    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
+    return float((rest**2).sum())
+
+
+def _shape(table: NDArray[Any], axes: int) -> tuple[int, ...]:
+    if table.ndim != axes or min(table.shape) < 2:
+        raise ValueError(
+            f"found a table of shape {table.shape}; expected {axes} axes (arms, seeds"
+            f"{', images' if axes == 3 else ''}) of 2 or more"
+        )
+    return table.shape
+
+
+def difference(value: float, pooled: Luck, own: Luck) -> Difference:
+    """A difference of two arms beside what luck makes of such differences.
+
+    A few seeds say little of how much these two arms vary, so the luck is that of all arms, as if they all varied
+    alike. Where these two vary more than that, theirs counts instead, so that a restless arm is not called better
+    or worse for it.
+
+    Args:
+        value: the mean difference.
+        pooled: of all arms.
+        own: of these two alone.
+    """
     from scipy.stats import norm, t
 
-    spread = t(freedom) if np.isfinite(freedom) else norm()
+    variance = max(pooled.variance, own.variance)
+    spread = t(pooled.freedom) if np.isfinite(pooled.freedom) else norm()
     error = variance**0.5
     half = float(spread.ppf(0.5 + CONFIDENCE / 2)) * error
     # Where nothing varies, the difference is certain, or there is none.
-    p_value = float(2 * spread.sf(abs(mean) / error)) if error else float(mean == 0)
-    return Difference(mean, Interval(mean - half, mean + half), p_value, freedom, method)
+    p_value = float(2 * spread.sf(abs(value) / error)) if error else float(value == 0)
+    return Difference(value, Interval(value - half, value + half), p_value, pooled.freedom, pooled.method)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

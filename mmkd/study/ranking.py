@@ -11,7 +11,14 @@ import numpy as np
 from mmkd.errors import ConfigError
 from mmkd.evaluation.statistics import Interval, mean_interval
 from mmkd.study.arms import Arm
-from mmkd.study.comparison import Difference, crossed_seeds_and_images, holm, paired_seeds
+from mmkd.study.comparison import (
+    Difference,
+    Luck,
+    difference,
+    holm,
+    luck_of_seeds,
+    luck_of_seeds_and_images,
+)
 from mmkd.study.design import RECALLS, TOP_1
 from mmkd.study.results import RunResult
 
@@ -223,36 +230,63 @@ def headlines(metrics: Sequence[str]) -> list[str]:
 
 
 def _compare_all(results: Sequence[ArmResult], metric: str) -> list[Comparison]:
+    pooled = _pooled(results, metric)
     found = []
     for first, second in combinations(results, 2):
-        difference = _difference(first, second, metric)
-        if difference is not None:
-            found.append((first.arm.name, second.arm.name, difference))
-    corrected = holm([difference.p_value for _, _, difference in found])
+        pair = _paired(first, second)
+        if pair is not None:
+            own = _luck(pair, metric)
+            value = _first_less_second(pair, metric)
+            # Luck of a mean shrinks with its seeds; a pair may have fewer than the arms that were pooled.
+            shared = own if pooled is None else pooled.over(len(pair[0]))
+            found.append((first.arm.name, second.arm.name, difference(value, shared, own)))
+    corrected = holm([one.p_value for _, _, one in found])
     return [Comparison(*one, p) for one, p in zip(found, corrected, strict=True)]
 
 
-def _difference(first: ArmResult, second: ArmResult, metric: str) -> Difference | None:
-    """Over the seeds that both have; a student that was never trained is the same with every seed."""
+def _first_less_second(pair: Sequence[Sequence[RunResult]], metric: str) -> float:
+    """Mean difference of two arms over the same seeds."""
+    own, its = ([run.scores[metric].value for run in runs] for runs in pair)
+    return mean(own) - mean(its)
+
+
+def _pooled(results: Sequence[ArmResult], metric: str) -> Luck | None:
+    """Luck of a difference, from all arms that were trained and know something, over the seeds that they share.
+
+    Arms at chance and the untrained student are left out: they hardly vary, and would make the others look sure.
+    """
+    arms = [
+        one
+        for one in results
+        if one.arm.role != "untrained" and not one.failures and not one.scores[metric].all_at_chance
+    ]
+    if len(arms) < 2 or len(arms[0].runs) < 2:
+        return None
+    return _luck([one.runs for one in arms], metric)
+
+
+def _luck(table: Sequence[Sequence[RunResult]], metric: str) -> Luck:
+    """Luck of the difference of two of these arms, each with the same seeds."""
+    set_name, _, kind = metric.rpartition("/")
+    if kind == TOP_1 and all(set_name in run.answers for runs in table for run in runs):
+        return luck_of_seeds_and_images(
+            np.stack([np.stack([run.answers[set_name] for run in runs]) for runs in table])
+        )
+    return luck_of_seeds(np.array([[run.scores[metric].value for run in runs] for runs in table]))
+
+
+def _paired(first: ArmResult, second: ArmResult) -> list[list[RunResult]] | None:
+    """Both arms' runs with the seeds that both have; a student that was never trained is the same with every seed."""
     runs = [{run.seed: run for run in one.runs} for one in (first, second)]
     fixed = [one.arm.role == "untrained" for one in (first, second)]
-    if all(fixed):
-        return None
     seeds = [set(found) for found, same in zip(runs, fixed, strict=True) if not same]
-    common = sorted(set.intersection(*seeds))
+    common = sorted(set.intersection(*seeds)) if seeds else []
     if len(common) < 2:
         return None
-    own, its = (
-        [next(iter(found.values())) if same else found[seed] for seed in common]
+    return [
+        [next(iter(found.values()))] * len(common) if same else [found[seed] for seed in common]
         for found, same in zip(runs, fixed, strict=True)
-    )
-    set_name, _, kind = metric.rpartition("/")
-    if kind == TOP_1 and all(set_name in run.answers for run in (*own, *its)):
-        return crossed_seeds_and_images(
-            np.stack([run.answers[set_name] for run in own]),
-            np.stack([run.answers[set_name] for run in its]),
-        )
-    return paired_seeds([run.scores[metric].value for run in own], [run.scores[metric].value for run in its])
+    ]
 
 
 def _share(count: int, of: int) -> str:

@@ -88,7 +88,7 @@ def write_result(
             "schema": SCHEMA,
             "schema_version": SCHEMA_VERSION,
             "evaluation": dict(evaluation),
-            "scores": {name: asdict(score) for name, score in scores.items()},
+            "scores": [{"metric": name, **asdict(score)} for name, score in scores.items()],
             "collapsed": dict(collapsed),
         },
     )
@@ -113,7 +113,7 @@ def read_result(folder: Path, seed: int) -> RunResult:
 
     record = read_json(folder / RESULT_FILE)
     try:
-        scores = {name: RunScore(**values) for name, values in record["scores"].items()}
+        scores = {values.pop("metric"): RunScore(**values) for values in record["scores"]}
         answers = {name: right.astype(np.bool_) for name, right in load_file(folder / ANSWERS_FILE).items()}
         collapsed = {str(name): str(why) for name, why in record["collapsed"].items()}
     except (KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:

@@ -1,0 +1,246 @@
+"""What a study calls more than luck, without a model: paired tests, Holm's correction, the order and its words."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mmkd.errors import ConfigError
+from mmkd.study.arms import Arm, with_baselines
+from mmkd.study.comparison import Luck, difference, holm, luck_of_seeds, luck_of_seeds_and_images
+from mmkd.study.ranking import ArmResult, rank
+from mmkd.study.results import RunResult, RunScore
+
+
+def test_two_arms_over_seeds_are_the_paired_t_test() -> None:
+    scores = np.array([[0.50, 0.54, 0.49, 0.55], [0.45, 0.50, 0.47, 0.46]])
+    luck = luck_of_seeds(scores)
+    found = difference(scores[0].mean() - scores[1].mean(), luck, luck)
+    other = stats.ttest_rel(*scores)
+    assert found.p_value == pytest.approx(other.pvalue)
+    interval = other.confidence_interval()
+    assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high))
+    turned = found.turned()
+    assert (turned.value, turned.interval.low) == (-found.value, -found.interval.high)
+    with pytest.raises(ValueError, match="expected 2 axes"):
+        luck_of_seeds(scores[:, :1])
+
+
+def test_more_arms_over_seeds_are_blocks_by_hand() -> None:
+    # 3 arms x 2 seeds: means by arm 2, 4, 9, by seed 4 and 6, of all 5; each cell is off by 1, 0, -1 or the reverse.
+    scores = np.array([[2.0, 2.0], [3.0, 5.0], [7.0, 11.0]])
+    luck = luck_of_seeds(scores)
+    assert (luck.freedom, luck.variance) == (2, pytest.approx(2 * (4 * 1**2) / 2 / 2))
+    assert luck.over(1).variance == pytest.approx(2 * luck.variance)
+
+
+def test_crossed_by_hand() -> None:
+    # Differences of 2 seeds x 3 images: [[1, 0, 0], [1, 1, 0]]; mean 1/2, by seed 1/3 and 2/3, by image 1, 1/2, 0.
+    first = np.array([[1, 1, 0], [1, 1, 0]], bool)
+    second = np.array([[0, 1, 0], [0, 0, 0]], bool)
+    luck = luck_of_seeds_and_images(np.stack([first, second]))
+    of_seeds = 3 * (2 * (1 / 6) ** 2) / 1  # 1/6
+    of_images = 2 * (2 * (1 / 2) ** 2) / 2  # 1/2
+    of_rest = (6 * 1 / 36 + 2 * 1 / 12) / 2  # [[1/6, -1/3, 1/6], [-1/6, 1/3, -1/6]]: 1/6
+    whole = of_seeds + of_images - of_rest
+    assert luck.freedom == pytest.approx(whole**2 / of_seeds**2)
+    assert luck.freedom == pytest.approx(9)
+    assert luck.variance == pytest.approx(whole / 6)
+    found = difference(0.5, luck, luck)
+    half = stats.t(9).ppf(0.975) * math.sqrt(whole / 6)
+    assert (found.interval.low, found.interval.high) == pytest.approx((0.5 - half, 0.5 + half))
+    assert found.p_value == pytest.approx(2 * stats.t(9).sf(0.5 / math.sqrt(whole / 6)))
+
+
+def test_crossed_is_the_three_way_table_of_the_textbook() -> None:
+    """Mean squares of the interactions, from plain sums over the cells."""
+    answers = np.random.default_rng(0).random((3, 4, 20)) < 0.4
+    table = answers.astype(float)
+    grand = table.mean()
+    _, seeds, images = table.shape
+    squares = {"seeds": 0.0, "images": 0.0, "rest": 0.0}
+    by = {axes: table.mean(axis=axes) for axes in [(1, 2), (0, 2), (0, 1), (2,), (1,), (0,)]}
+    for k, s, n in np.ndindex(*table.shape):
+        arm, seed, image = by[1, 2][k], by[0, 2][s], by[0, 1][n]
+        with_seed = by[2,][k, s] - arm - seed + grand
+        with_image = by[1,][k, n] - arm - image + grand
+        both = by[0,][s, n] - seed - image + grand
+        squares["seeds"] += with_seed**2
+        squares["images"] += with_image**2
+        squares["rest"] += (
+            table[k, s, n] - arm - seed - image + 2 * grand - with_seed - with_image - both
+        ) ** 2
+    freedom = {"seeds": 2 * 3, "images": 2 * 19, "rest": 2 * 3 * 19}
+    mean = {name: squares[name] / freedom[name] for name in squares}
+    whole = mean["seeds"] + max(mean["images"] - mean["rest"], 0)
+    luck = luck_of_seeds_and_images(answers)
+    assert luck.variance == pytest.approx(2 * whole / (seeds * images))
+    assert luck.freedom == pytest.approx(6 * whole**2 / mean["seeds"] ** 2)
+
+
+def test_where_seeds_alone_vary_it_is_the_paired_t_test() -> None:
+    # Every image goes the same way within a seed: nothing is added for the images.
+    first = np.array([[True] * 50, [True] * 50, [False] * 50])
+    luck = luck_of_seeds_and_images(np.stack([first, np.zeros_like(first)]))
+    assert difference(2 / 3, luck, luck).p_value == pytest.approx(
+        stats.ttest_rel([1, 1, 0], [0, 0, 0]).pvalue
+    )
+    assert luck.freedom == pytest.approx(2)
+
+
+def test_where_seeds_agree_the_images_decide() -> None:
+    # The same answers with each seed: what is left is the paired z-test over images.
+    rng = np.random.default_rng(0)
+    one, two = rng.random(400) < 0.5, rng.random(400) < 0.4
+    luck = luck_of_seeds_and_images(np.stack([[one] * 3, [two] * 3]))
+    apart = one.astype(float) - two.astype(float)
+    assert math.isinf(luck.freedom)
+    z = abs(apart.mean()) / (apart.std(ddof=1) / math.sqrt(400))
+    assert difference(float(apart.mean()), luck, luck).p_value == pytest.approx(2 * stats.norm.sf(z))
+    same = luck_of_seeds_and_images(np.stack([[one] * 3, [one] * 3]))
+    assert difference(0.0, same, same).p_value == 1.0
+
+
+def test_a_restless_pair_counts_its_own_luck() -> None:
+    calm, restless = Luck(0.0001, 20, "seeds alone", 3), Luck(0.04, 2, "seeds alone", 3)
+    assert difference(0.1, calm, calm).p_value < 0.001
+    assert difference(0.1, calm, restless).p_value > 0.5
+
+
+@pytest.mark.parametrize(
+    ("seed_spread", "image_spread"),
+    [([0.15] * 6, 0.0), ([0.0] * 6, 0.6), ([0.05] * 5 + [0.3], 0.3)],
+    ids=["seeds", "images", "one restless arm"],
+)
+def test_arms_that_do_not_differ_are_seldom_told_apart(seed_spread: list[float], image_spread: float) -> None:
+    rng = np.random.default_rng(1)
+    wrong, studies, images = 0, 100, 150
+    for _ in range(studies):
+        hard = rng.normal(0, 1, images)  # images are hard or easy for all, and each arm has its own, too
+        answers = np.stack(
+            [
+                rng.random((3, images))
+                < 1 / (1 + np.exp(-(hard + rng.normal(0, image_spread, images) + rng.normal(0, one, (3, 1)))))
+                for one in seed_spread
+            ]
+        )
+        pooled, means = luck_of_seeds_and_images(answers), answers.mean(axis=(1, 2))
+        p_values = [
+            difference(means[i] - means[j], pooled, luck_of_seeds_and_images(answers[[i, j]])).p_value
+            for i in range(6)
+            for j in range(i)
+        ]
+        wrong += min(holm(p_values)) <= 0.05
+    assert wrong / studies <= 0.08
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert holm([]) == []
+
+
+def test_the_picked_best_of_equal_arms_is_seldom_called_better() -> None:
+    """The best is picked by the scores it is compared by; over all pairs the correction holds nevertheless."""
+    rng = np.random.default_rng(2)
+    wrong, naive, studies = 0, 0, 150
+    for _ in range(studies):
+        scores = rng.normal(0.5, 0.01, (8, 5))
+        best = int(scores.mean(axis=1).argmax())
+        pairs = [(i, j) for i in range(8) for j in range(i)]
+        luck = luck_of_seeds(scores)
+        p = {(i, j): difference(scores[i].mean() - scores[j].mean(), luck, luck).p_value for i, j in pairs}
+        corrected = dict(zip(p, holm(list(p.values())), strict=True))
+        with_best = [pair for pair in pairs if best in pair]
+        wrong += any(corrected[pair] <= 0.05 for pair in with_best)
+        naive += any(value <= 0.05 for value in holm([p[pair] for pair in with_best]))
+    assert wrong / studies <= 0.07
+    assert naive > wrong
+
+
+def _run(seed: int, share: float, *, images: int = 400, at_chance: bool = False) -> RunResult:
+    right = np.zeros(images, bool)
+    right[np.random.default_rng(7).permutation(images)[: round(share * images)]] = True
+    right ^= np.random.default_rng(seed + round(1000 * share)).random(images) < 0.03
+    score = RunScore(float(right.mean()), 0.1, 0.6, (float(right.mean()) - 0.1) / 0.5, at_chance)
+    other = RunScore(share / 2, 0.05, 0.4, None, at_chance)
+    return RunResult(seed, Path(f"seed{seed}"), {"a/top-1": score, "a/top-5": other}, {}, {"a": right})
+
+
+def _arm(name: str, *runs: RunResult, role="arm", **more) -> ArmResult:
+    return ArmResult(Arm(name, {"kd": "mse"}, role), runs, **more)
+
+
+def test_the_order_and_its_words() -> None:
+    ranking = rank(
+        [
+            _arm("poor", *(_run(seed, 0.2) for seed in range(3))),
+            _arm("good", *(_run(seed, 0.5) for seed in range(3))),
+            _arm("fine", *(_run(seed, 0.49) for seed in range(3))),
+            _arm("untrained", _run(0, 0.3), role="untrained"),
+            _arm("broken", failures={0: "the loss is not a number at step 3"}),
+            _arm("half", _run(0, 0.4), failures={1: "no", 2: "no"}),
+        ]
+    )
+    names = [one.arm.name for one in ranking.results]
+    assert names == ["good", "fine", "half", "untrained", "poor", "broken"]
+    words = {one.arm.name: ranking.verdict(one) for one in ranking.results}
+    assert words["good"] == "best"
+    assert words["fine"] == "not distinguishable from the best"
+    assert words["poor"] == words["untrained"] == "below the best"
+    assert words["broken"] == "no run came to an end"
+    assert words["half"] == "not compared: fewer than 2 seeds in common, 2 runs failed"
+    assert ranking.metrics == ("a/top-1",)
+    backwards = ranking.compare("poor", "good")
+    assert backwards is not None
+    assert backwards.difference.value == pytest.approx(-0.3, abs=0.05)
+    assert ranking.undecided == pytest.approx(0.01, abs=0.03)
+    assert ranking.decided == pytest.approx(0.1, abs=0.05)
+    assert rank(ranking.results, rank_by="a/top-5").metric == "a/top-5"
+    with pytest.raises(ConfigError, match="rank-by 'b' is not measured; expected one of a/top-1, a/top-5"):
+        rank(ranking.results, rank_by="b")
+
+
+def test_where_all_are_at_chance_nothing_is_best() -> None:
+    ranking = rank([_arm(name, *(_run(seed, 0.11, at_chance=True) for seed in range(3))) for name in "xy"])
+    assert ranking.best is None
+    assert {ranking.verdict(one) for one in ranking.results} == {"at chance"}
+
+
+@pytest.mark.parametrize(
+    ("arms", "part"),
+    [
+        ({}, "the study has no arms"),
+        ({"a": {"kd": "mse"}, "A": {"kd": "mse"}}, "arms 'a' and 'A' are trained alike"),
+        (
+            {"from scratch": {"kd": "mse"}},
+            "two arms have the name 'from scratch'; that name is the baseline's",
+        ),
+        ({"a b": {"kd": "mse"}, "a-b": {"kd": "cos"}}, "two arms have the folder 'a-b'"),
+        ({"a": {"kd": "mso"}}, "arm 'a': unknown loss 'mso'"),
+        ({"a": {"epoch": 3}}, "unknown key 'epoch' in arm 'a'; did you mean 'epochs'?"),
+        ({"a": {"seed": 3}}, "every arm is run with every seed"),
+        ({"a": {"epochs": "many"}}, "arm 'a': 'epochs' is 'many'; expected a whole number"),
+        ({"a": {"lr": True}}, "arm 'a': 'lr' is True; expected a number"),
+        ({"a": {"kd": 3}}, "arm 'a': 'kd' is 3; expected a text"),
+        ({"a": {"towers": "isolated"}}, "arm 'a': --towers isolated trains with no term"),
+        ({"a": {"kd": "none", "task": "clip", "init": "random"}}, "('from scratch' is always there)"),
+        ({"//": {"kd": "mse"}}, "has no letter or digit"),
+    ],
+)
+def test_arms_that_cannot_be_used_are_refused(arms: dict, part: str) -> None:
+    base = {"task": "triplet"}
+    with pytest.raises(ConfigError) as error:
+        with_baselines([Arm(name, {**base, **varied}) for name, varied in arms.items()], base)
+    assert part in str(error.value)
+
+
+def test_the_baselines_share_the_base() -> None:
+    base = {"epochs": 4, "lr": 5e-4, "limit": 100, "kd": "mse", "bank": 64}
+    *_, scratch, untrained = with_baselines([Arm("a", base)], base)
+    assert (scratch.recipe.epochs, scratch.recipe.lr, scratch.recipe.limit) == (4, 5e-4, 100)
+    assert (scratch.recipe.kd, scratch.recipe.task, scratch.recipe.init) == ("none", "clip", "random")
+    assert scratch.recipe.bank == 0
+    assert (untrained.recipe.init, untrained.seeds((3, 4))) == ("alternate", (3,))
