@@ -22,6 +22,7 @@ _SCRATCH: dict[str, Any] = {
     "towers": "both",
     "bank": 0,
     "layer_decay": 1.0,
+    "text_lr": 1.0,
     "refresh_every": 0,
 }
 # What decides the first weights of a student; the rest of the base does not concern one that is never trained.
