@@ -188,7 +188,7 @@ def check_against_cache(study: Study, store: "CacheStore") -> None:
             if recipe.limit is not None and recipe.limit < 2:
                 raise ConfigError(f"--limit {recipe.limit} leaves nothing to train on; expected 2 or more")
             recipe.resolve(
-                pairs=min(pairs, recipe.limit or pairs),
+                pairs=min(pairs, recipe.limit or pairs) - recipe.hold_out,
                 processes=1,
                 accelerated=False,
                 precision="fp32",

@@ -88,6 +88,13 @@ class DataOptions:
         ),
     ] = None
     limit: Annotated[int | None, Option(help="Train on a random subset of this many pairs.")] = None
+    hold_out: Annotated[
+        int,
+        Option(
+            metavar="N",
+            help="Keep N of these pairs from training, to judge by as with --val-data; the same for every --seed.",
+        ),
+    ] = 0
     shuffle_tars: Annotated[
         int | None,
         Option(

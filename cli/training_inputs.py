@@ -1,7 +1,7 @@
 """What a training reads: the cache, the pairs, the mined neighbours and the student's first weights."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,9 @@ from mmkd.errors import ConfigError, MmkdError, ModelError, StaleCacheError
 from mmkd.families import load_processors, read_model_config
 from mmkd.hub import resolve_model
 from mmkd.parse import read_yaml
-from mmkd.recipe import LIMIT_SEED, Recipe
+from mmkd.recipe import Recipe
 from mmkd.runs import Run, list_runs, read_run
+from mmkd.sampling import split_rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,6 +43,7 @@ class Inputs:
     Attributes:
         pairs: images and captions.
         rows: int64 (N,): the rows to train on.
+        held_out: int64 (M,): the rows of ``--hold-out``.
         image_processor: the student's preprocessing, the teacher's own.
         tokenizer: the student's tokenizer, the teacher's own.
         model: the teacher's hub id or folder, or the folder of ``--model-config``.
@@ -58,6 +60,7 @@ class Inputs:
     revision: str | None
     store: "CacheStore | None"
     has_teacher: bool = True
+    held_out: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def record(self) -> dict[str, Any]:
         """What ``run.json`` says of them."""
@@ -253,10 +256,9 @@ def _open_from_scratch(recipe: Recipe, data: list[str] | None, model_config: Pat
         raise ConfigError("--model-config trains without a cache, so it needs the pairs: pass --data")
     folder, image_processor, tokenizer = open_student_folder(model_config)
     pairs = open_pairs([DataSource(spec) for spec in data])
-    rows = _subset(np.arange(len(pairs), dtype=np.int64), recipe.limit)
-    return Inputs(
-        pairs, rows, image_processor, tokenizer, str(folder.resolve()), None, None, has_teacher=False
-    )
+    rows, held_out = split_rows(np.arange(len(pairs), dtype=np.int64), recipe.limit, recipe.hold_out)
+    model = str(folder.resolve())
+    return Inputs(pairs, rows, image_processor, tokenizer, model, None, None, False, held_out)
 
 
 def _open_without_teacher(recipe: Recipe, cache: Path, data: list[str] | None, model_config: Path) -> Inputs:
@@ -270,10 +272,9 @@ def _open_without_teacher(recipe: Recipe, cache: Path, data: list[str] | None, m
     check_width(store, folder)
     pairs = store.open_pairs(data)
     check_data(store, pairs)
-    rows = _subset(np.flatnonzero(store.valid).astype(np.int64), recipe.limit)
-    return Inputs(
-        pairs, rows, image_processor, tokenizer, str(folder.resolve()), None, store, has_teacher=False
-    )
+    rows, held_out = split_rows(np.flatnonzero(store.valid).astype(np.int64), recipe.limit, recipe.hold_out)
+    model = str(folder.resolve())
+    return Inputs(pairs, rows, image_processor, tokenizer, model, None, store, False, held_out)
 
 
 def _refuse_teachers_options(recipe: Recipe) -> None:
@@ -320,16 +321,8 @@ def _open_cached(
     image_processor, tokenizer = load_processors(resolve_model(model, revision=revision), name=model)
     pairs = store.open_pairs(data, sides=sides_to_read(store, recipe, image_processor))
     check_data(store, pairs)
-    rows = _subset(np.flatnonzero(store.valid).astype(np.int64), recipe.limit)
-    return Inputs(pairs, rows, image_processor, tokenizer, model, revision, store)
-
-
-def _subset(rows: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
-    if limit is None or limit >= len(rows):
-        return rows
-    if limit < 2:
-        raise ConfigError(f"--limit {limit} leaves nothing to train on; expected 2 or more")
-    return np.sort(np.random.default_rng(LIMIT_SEED).choice(rows, limit, replace=False))
+    rows, held_out = split_rows(np.flatnonzero(store.valid).astype(np.int64), recipe.limit, recipe.hold_out)
+    return Inputs(pairs, rows, image_processor, tokenizer, model, revision, store, held_out=held_out)
 
 
 def run_to_resume(out: Path | None, runs: Path) -> Run:

@@ -24,19 +24,26 @@ NAMES = ("val_data", "eval_data", "eval_templates", "eval_limit")
 def open_validator(
     settings: dict[str, Any], inputs: "Inputs", student: "Student", device: "torch.device"
 ) -> Validator | None:
-    """What ``--val-data`` and ``--eval-data`` name, or ``None`` where they name nothing.
+    """What ``--val-data``, ``--hold-out`` and ``--eval-data`` name, or ``None`` where they name nothing.
 
     Raises:
         ConfigError, DataError: something cannot be opened.
     """
-    if not (settings["val_data"] or settings["eval_data"]):
+    if not (settings["val_data"] or settings["eval_data"] or settings["hold_out"]):
         return None
+    if settings["val_data"] and settings["hold_out"]:
+        raise ConfigError("--val-data and --hold-out both name the pairs to judge by; leave one of them out")
     if student.untrained is not None:
         raise ConfigError(
-            f"--val-data and --eval-data compare images with texts, and the student's {student.untrained} tower is not "
-            "trained; leave them out"
+            f"--val-data, --hold-out and --eval-data compare images with texts, and the student's {student.untrained} "
+            "tower is not trained; leave them out"
         )
-    pairs = None
+    pairs, rows = None, None
+    if settings["hold_out"]:
+        # With stored pixels the training itself reads no images.
+        pairs = inputs.pairs if inputs.store is None else inputs.store.open_pairs(settings["data"])
+        rows = inputs.held_out.tolist()
+        say("judged by", f"{len(rows):,} pairs that are held out of training")
     if settings["val_data"]:
         pairs = open_pairs([DataSource(spec) for spec in settings["val_data"]])
         for line in pairs.describe():
@@ -46,7 +53,7 @@ def open_validator(
     for task in tasks:
         say("judged by", f"{task.name} · {task.source} · {len(task.class_names)} classes")
     encoder = _second_copy(inputs, student, device)
-    return Validator(encoder, pairs, tasks, settings["eval_limit"])
+    return Validator(encoder, pairs, tasks, settings["eval_limit"], rows)
 
 
 def settings_to_save(settings: dict[str, Any]) -> dict[str, Any]:

@@ -13,9 +13,6 @@ from mmkd.shapes import TOWERS, TRAINED, StudentShape, Towers
 from mmkd.students import INITS, Init
 from mmkd.synthetic import DEFAULT_SHARE
 
-LIMIT_SEED = (
-    7012  # the subset that --limit draws is the same for every --seed, so that seeds share their data
-)
 MIN_STEPS_PER_EPOCH = 20
 # What is learnt from the pairs where --task is not given: with one tower, what needs no mined negatives; with
 # isolated ones, nothing, since every task loss compares images with texts.
@@ -65,6 +62,7 @@ class Recipe:
         max_score: highest teacher similarity of a mined negative.
         refresh_every: epochs after which negatives are mined again, in the student's space; 0 for never.
         limit: pairs to train on, a random subset; ``None``: all.
+        hold_out: of these, pairs that are kept from training, to judge the student by on the way.
         views: views of each image that are shown by turns; ``None``: all that the cache holds.
         mismatched_augment: shows views that no target was made from, of this policy, against the targets of
             view 0; ``None``: every view with the target made from it.
@@ -109,6 +107,7 @@ class Recipe:
     max_score: float | None = None
     refresh_every: int = 0
     limit: int | None = None
+    hold_out: int = 0
     views: int | None = None
     mismatched_augment: str | None = None
     shuffle_tars: int | None = None
@@ -127,6 +126,10 @@ class Recipe:
         self._check_views()
         self._check_steps()
         self._check_mining()
+        if self.hold_out < 0 or self.hold_out == 1:
+            raise ConfigError(
+                f"--hold-out {self.hold_out} is no set to judge by; expected 2 pairs or more, or 0"
+            )
         if self.batch_size is not None and self.batch_size < 2:
             raise ConfigError(f"--batch-size {self.batch_size} leaves no negatives; expected 2 or more")
 

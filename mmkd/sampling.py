@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from mmkd.errors import ConfigError
 
+SUBSET_SEED = 7012  # the same subset for every --seed, so that seeds share their data
 GROUP = 8  # a row and up to seven of its neighbours stand in one batch
 
 
@@ -25,6 +26,35 @@ class StepRows(NamedTuple):
     draws: NDArray[np.float64]
     bank: NDArray[np.int64]
     views: NDArray[np.int64]
+
+
+def split_rows(
+    rows: NDArray[np.int64], limit: int | None, hold_out: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows to train on and those held out of them, the same for every seed.
+
+    Args:
+        rows: int64 (N,), usable ones.
+        limit: how many of them there are to be, held out or not; ``None``: all.
+        hold_out: how many of those are kept from training.
+
+    Raises:
+        ConfigError: fewer than 2 are left to train on.
+    """
+    draws = np.random.default_rng(SUBSET_SEED)
+    if limit is not None and limit < len(rows):
+        if limit < 2:
+            raise ConfigError(f"--limit {limit} leaves nothing to train on; expected 2 or more")
+        rows = np.sort(draws.choice(rows, limit, replace=False))
+    if not hold_out:
+        return rows, np.empty(0, dtype=np.int64)
+    if len(rows) - hold_out < 2:
+        raise ConfigError(
+            f"--hold-out {hold_out:,} leaves nothing to train on of {len(rows):,} pairs; use fewer"
+        )
+    held = np.zeros(len(rows), dtype=np.bool_)
+    held[draws.choice(len(rows), hold_out, replace=False)] = True
+    return rows[~held], rows[held]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Validator:
     Attributes:
         encoder: the copy, with the student's preprocessing.
         pairs: held-out pairs, of which the first 1,000 that can be decoded are taken.
+        rows: those of ``pairs`` that are held out; ``None``: all.
         tasks: sets to classify zero-shot.
         limit: images to take of each set, evenly spread; ``None``: all.
     """
@@ -41,6 +42,7 @@ class Validator:
     pairs: "PairDataset | None" = None
     tasks: "Sequence[ZeroShotTask]" = ()
     limit: int | None = None
+    rows: "Sequence[int] | None" = None
 
     @property
     def metrics(self) -> list[str]:
@@ -68,7 +70,7 @@ class Validator:
         self.encoder.model.load_state_dict(weights)
         if self.encoder.head is not None:
             self.encoder.head.load_state_dict(head)
-        found = {} if self.pairs is None else _retrieval(self.encoder, self.pairs)
+        found = {} if self.pairs is None else _retrieval(self.encoder, self.pairs, self.rows)
         for task in self.tasks:
             report = evaluate({"student": self.encoder}, task, limit=self.limit)
             for name, score in report.models["student"].scores.items():
@@ -76,11 +78,12 @@ class Validator:
         return found
 
 
-def _retrieval(encoder: "PairEncoder", pairs: "PairDataset") -> dict[str, float]:
+def _retrieval(encoder: "PairEncoder", pairs: "PairDataset", rows: Sequence[int] | None) -> dict[str, float]:
     images, texts, ids = [], [], []
-    for first in range(0, min(len(pairs), MAX_PAIRS), _BATCH):
+    taken = (range(len(pairs)) if rows is None else rows)[:MAX_PAIRS]
+    for first in range(0, len(taken), _BATCH):
         decoded, captions = [], []
-        for row in range(first, min(first + _BATCH, len(pairs), MAX_PAIRS)):
+        for row in taken[first : first + _BATCH]:
             pair = pairs[row]
             try:
                 image = decode_image(pair.image)
@@ -94,7 +97,7 @@ def _retrieval(encoder: "PairEncoder", pairs: "PairDataset") -> dict[str, float]
             images.append(encoder.encode_images(decoded))
             texts.append(encoder.encode_texts(captions))
     if len(ids) < 2:
-        raise DataError(f"--val-data has {len(ids)} pairs that can be used; expected at least 2")
+        raise DataError(f"there are {len(ids)} held-out pairs that can be used; expected at least 2")
     pool = Embeddings(torch.cat(images), torch.cat(texts))
     identity = torch.tensor(ids)
     negatives = select_negatives(identity[:, 0], identity[:, 1])

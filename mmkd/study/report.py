@@ -198,11 +198,12 @@ def notes(study: Study, ranking: Ranking) -> list[str]:
             f"Scores are means of {seeds} seeds with Student's t interval over the seeds; the untrained student is "
             "one, whatever the seed."
         )
+    if seeds > 1 and ranking.best is not None:
         found.append(
-            "Differences from the best are taken seed by seed and image by image, with the luck of both; p-values are "
-            "Holm's over all pairs of arms, since the best was picked by the same scores."
+            "Differences from the best are taken on the same seeds and images, with the luck of both, as if all arms "
+            "varied alike; p-values are Holm's over all pairs of arms, since the best was picked by the same scores."
         )
-    if (undecided := ranking.undecided) is not None:
+    if ranking.best is not None and (undecided := ranking.undecided) is not None:
         found.append(
             f"In {ranking.metric}, {seeds} seeds left differences of up to {100 * undecided:.2f} points undecided"
             + (
