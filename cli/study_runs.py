@@ -45,17 +45,24 @@ class StudyFolder:
 
 
 def write_configs(study: Study, place: StudyFolder) -> None:
-    """Write each arm's YAML: every field of its recipe, so that no default elsewhere changes it."""
+    """Write each arm's YAML."""
+    for arm in study.arms:
+        write_config(arm, study, place.config(arm))
+
+
+def write_config(arm: Arm, study: Study, file: Path) -> None:
+    """Write an arm's YAML: every field of its recipe, so that no default elsewhere changes it."""
     inputs: dict[str, Any] = {"cache": str(study.cache.resolve())}
     if study.data:
         inputs["data"] = list(study.data)
     if study.teacher is not None:
         inputs["teacher"] = study.teacher
-    for arm in study.arms:
-        recipe = {name: value for name, value in arm.recipe.to_dict().items() if name != "seed"}
-        flags = {name for name, value in recipe.items() if value is None}
-        settings = {name.replace("_", "-"): value for name, value in recipe.items() if name not in flags}
-        write_text(place.config(arm), yaml.safe_dump({**settings, **inputs}, sort_keys=True))
+    recipe = {
+        name.replace("_", "-"): value
+        for name, value in arm.recipe.to_dict().items()
+        if name != "seed" and value is not None
+    }
+    write_text(file, yaml.safe_dump({**recipe, **inputs}, sort_keys=True))
 
 
 def orders_of(study: Study, place: StudyFolder, *, launch: Path | None, jobs: int) -> list[Order]:

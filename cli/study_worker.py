@@ -79,6 +79,7 @@ def carry_out(order: Order) -> Outcome:
     try:
         with order.log.open("a", encoding="utf-8") as log:
             code = _make(order, log)
+            log.flush()
             if code:
                 return Outcome(order, _last_words(order.log), code == INTERRUPTED)
             if order.evaluation is not None:

@@ -148,7 +148,7 @@ def test_a_failed_arm_does_not_stop_the_others(workspace: tuple[Path, list[str]]
     ("change", "part"),
     [
         ({"arms": {}}, "the study has no arms; name some under 'arms'"),
-        ({"arm": {}}, "unknown key arm in"),
+        ({"arm": {}}, "did you mean 'arms'?"),
         ({"base": {"epoch": 3}}, "unknown key 'epoch' in base of"),
         ({"arms": {"a": {"kd": "mso"}}}, "arm 'a': unknown loss 'mso'"),
         (
