@@ -90,3 +90,20 @@ class HowOptions:
         Option(metavar="FILE", help="Train each run by `accelerate launch --config_file FILE` instead."),
     ] = None
     workers: Annotated[int | None, Option(min=0, help="Loader processes of a training.")] = None
+    halving: Annotated[
+        bool,
+        Option(
+            "--halving",
+            help="Train all arms for a quarter of the epochs and the better half for a half, and only what is left to "
+            "the end; judged on pairs held out of training.",
+        ),
+    ] = False
+    search: Annotated[
+        int,
+        Option(
+            min=0,
+            metavar="N",
+            help="First tune weights, temperatures and learning rate of each arm in N trials (Optuna), judged on pairs "
+            "held out of training.",
+        ),
+    ] = 0

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mmkd.cli.console import progress, say, warn
-from mmkd.cli.study_worker import Order, Outcome, carry_out, start_worker
+from mmkd.cli.study_worker import Order, Outcome, carry_out, is_done, start_worker
 from mmkd.errors import ConfigError, TrainingError
 from mmkd.files import write_text
 from mmkd.parse import read_json
@@ -65,7 +65,9 @@ def write_config(arm: Arm, study: Study, file: Path) -> None:
     write_text(file, yaml.safe_dump({**recipe, **inputs}, sort_keys=True))
 
 
-def orders_of(study: Study, place: StudyFolder, *, launch: Path | None, jobs: int) -> list[Order]:
+def orders_of(
+    study: Study, place: StudyFolder, *, launch: Path | None, jobs: int, without: Collection[str] = ()
+) -> list[Order]:
     """Every run of the study, seed by seed, so that an interrupted study has all arms with fewer seeds.
 
     Raises:
@@ -74,7 +76,7 @@ def orders_of(study: Study, place: StudyFolder, *, launch: Path | None, jobs: in
     found = []
     for seed in study.seeds:
         for arm in study.arms:
-            if seed not in arm.seeds(study.seeds):
+            if arm.name in without or seed not in arm.seeds(study.seeds):
                 continue
             folder = place.run(arm, seed)
             refuse_other_settings(folder, arm, study)
@@ -129,29 +131,38 @@ def devices_of(jobs: int) -> list[str | None]:
     return [str(job % cards) for job in range(jobs)] if cards > 1 else [None] * jobs
 
 
-def carry_out_all(orders: Sequence[Order], *, jobs: int, label: str = "runs") -> list[Outcome]:
+def carry_out_all(orders: Sequence[Order], *, jobs: int, quiet: bool = False) -> list[Outcome]:
     """Carry out every order, ``jobs`` at a time, each in a process of its own; failures do not stop the rest.
+
+    Args:
+        orders: runs; those that are done already start no process.
+        jobs: at a time.
+        quiet: without a line for each that is done.
 
     Raises:
         KeyboardInterrupt: a run was interrupted.
         TrainingError: a process was killed.
     """
+    finished = [Outcome(order) for order in orders if is_done(order)]
+    orders = [order for order in orders if not is_done(order)]
     if not orders:
-        return []
+        return finished
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads and a card's state
     devices = context.Queue()
     for device in devices_of(jobs):
         devices.put(device)
+    total = len(finished) + len(orders)
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    with progress(label) as bar:
-        task = bar.add_task("study", total=len(orders))
+    with progress("runs") as bar:
+        task = bar.add_task("study", total=total, completed=len(finished))
         pool = ProcessPoolExecutor(jobs, context, start_worker, (devices, threads))
         try:
-            outcomes = []
+            outcomes = finished
             for outcome in _finished(pool, orders):
                 outcomes.append(outcome)
                 bar.update(task, advance=1, note=outcome.order.title)
-                _say(outcome, len(outcomes), len(orders))
+                if not quiet or outcome.failure is not None:
+                    _say(outcome, len(outcomes), total)
             return outcomes
         except BrokenProcessPool as error:
             raise TrainingError(

@@ -3,18 +3,22 @@
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkd.cli.console import say
 from mmkd.cli.study_file import StudyFile, parse_assignment, read_study_file, seed_list
+from mmkd.cli.study_halving import halve_arms
 from mmkd.cli.study_result import save_and_show
 from mmkd.cli.study_runs import StudyFolder, carry_out_all, orders_of, write_configs
+from mmkd.cli.study_search import require_optuna, search
 from mmkd.cli.study_worker import Outcome, open_tasks
 from mmkd.errors import CacheError, ConfigError, MmkdError
 from mmkd.study.arms import Arm, check_key, check_seeds, with_baselines
-from mmkd.study.design import Evaluation, Study
+from mmkd.study.design import RECALLS, TOP_1, Evaluation, Study
 from mmkd.study.ranking import ArmResult
 from mmkd.study.results import read_result
 
@@ -39,21 +43,27 @@ def run_study(file: Path | None, settings: dict[str, Any], *, work: Path) -> Non
     place = StudyFolder(settings["out"] or work / "studies" / study.name)
     jobs, launch = settings["jobs"], settings["launch"]
     _check_launch(launch, jobs)
+    if settings["search"]:
+        require_optuna()
     for line in describe(study):
         say("study", line)
-    open_tasks(study.evaluation)
+    check_metric(study)
     store = _open_or_make_cache(study, place)
     check_against_cache(study, store)
+    pairs = int(store.valid.sum())
+    if settings["search"]:
+        study = search(study, place, trials=settings["search"], jobs=jobs, pairs=pairs)
+    dropped = halve_arms(study, place, jobs=jobs, pairs=pairs) if settings["halving"] else {}
     write_configs(study, place)
-    orders = orders_of(study, place, launch=launch, jobs=jobs)
+    orders = orders_of(study, place, launch=launch, jobs=jobs, without=dropped)
     say("writes", f"{place.root} · {len(orders)} runs, {jobs} at a time")
     outcomes = carry_out_all(orders, jobs=jobs)
-    results = collect(study, place, outcomes)
+    results = collect(study, place, outcomes, dropped)
     record = {
         "command": shlex.join(["mmkd", *sys.argv[1:]]),
         "cache": {"path": str(store.folder.resolve()), "key": store.key},
         "teacher": store.spec.model,
-        "pairs": int(store.valid.sum()),
+        "pairs": pairs,
     }
     save_and_show(study, results, place.root, record)
     if failed := [outcome for outcome in outcomes if outcome.failure]:
@@ -119,6 +129,23 @@ def describe(study: Study) -> list[str]:
         f"{', '.join(map(str, study.seeds))}",
         f"judged by {sets}",
     ]
+
+
+def check_metric(study: Study) -> None:
+    """Open what students are judged by, and refuse to rank by what it does not measure.
+
+    Raises:
+        MmkdError: a set cannot be opened, or there is no such metric.
+    """
+    from mmkd.evaluation.zero_shot_report import RECALL, TOP_5
+
+    labelled, captioned = open_tasks(study.evaluation)
+    known = [f"{task.name}/{metric}" for task in labelled for metric in (TOP_1, TOP_5, RECALL)]
+    known += [f"{one.name}/{metric}" for one in captioned for metric in RECALLS]
+    if study.rank_by is not None and study.rank_by not in known:
+        near = get_close_matches(study.rank_by, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+        raise ConfigError(f"--rank-by {study.rank_by!r} is not measured; {hint}")
 
 
 def _check_launch(launch: Path | None, jobs: int) -> None:
@@ -198,11 +225,16 @@ def check_against_cache(study: Study, store: "CacheStore") -> None:
             raise ConfigError(f"arm {arm.name!r}: {error}") from error
 
 
-def collect(study: Study, place: StudyFolder, outcomes: list[Outcome]) -> list[ArmResult]:
-    """Every arm with its runs that came to an end."""
+def collect(
+    study: Study, place: StudyFolder, outcomes: list[Outcome], dropped: Mapping[str, str]
+) -> list[ArmResult]:
+    """Every arm with its runs that came to an end; one that was dropped has none."""
     failures = {outcome.order.folder: outcome.failure for outcome in outcomes if outcome.failure}
     found = []
     for arm in study.arms:
+        if arm.name in dropped:
+            found.append(ArmResult(arm, (), dropped=dropped[arm.name]))
+            continue
         runs, failed = [], {}
         for seed in arm.seeds(study.seeds):
             folder = place.run(arm, seed)

@@ -73,6 +73,16 @@ def start_worker(devices: "Queue[str | None]", threads: int | None) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
+def is_done(order: Order) -> bool:
+    """Whether an earlier start left nothing to do."""
+    from mmkd.runs import read_run
+    from mmkd.study.results import is_judged
+
+    if not (order.folder / "run.json").is_file() or not read_run(order.folder).finished:
+        return False
+    return order.evaluation is None or is_judged(order.folder, order.evaluation.to_json())
+
+
 def carry_out(order: Order) -> Outcome:
     """Train and judge; what was done by an earlier start is not done again."""
     order.log.parent.mkdir(parents=True, exist_ok=True)
@@ -185,9 +195,9 @@ def open_tasks(evaluation: Evaluation) -> "tuple[list[ZeroShotTask], list[Retrie
     captioned = []
     for spec in evaluation.retrieval:
         name, rest = _named(spec, builtin_captions())
-        pairs = open_captioned(rest)
-        captioned.append(pairs if name is None else replace(pairs, name=name))
-    names = [task.name for task in (*labelled, *captioned)]
+        found = open_captioned(rest)
+        captioned.append(found if name is None else replace(found, name=name))
+    names = [*(task.name for task in labelled), *(one.name for one in captioned)]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ConfigError(
             f"two of the sets to be judged by are called {repeated[0]!r}; name them apart: NAME=SPEC"
