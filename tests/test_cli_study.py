@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from test_cli_eval import COLOURS, make_labelled
 from transformers import CLIPModel
 
 from mmkd.cli.study_file import parse_assignment, read_study_file
+from mmkd.cli.study_worker import carry_out
 
 STUDY = {
     "about": "Is it the loss?",
@@ -91,6 +93,7 @@ def test_the_untrained_student_is_the_teachers_alternate_layers(study: Path, tin
     assert json.loads((study / "runs" / "untrained" / "run.json").read_text())["steps"] == 0
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_is_finished_is_skipped_and_what_was_cut_off_is_made(
     study: Path, workspace: tuple[Path, list[str]]
 ) -> None:
@@ -130,6 +133,18 @@ def test_a_run_of_other_settings_is_not_counted(study: Path, workspace: tuple[Pa
     )
 
 
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a study without the processes that they have, whose start takes longer than such runs."""
+
+    def carry_out_here(orders, *, jobs, quiet=False):
+        return [carry_out(order) for order in orders]
+
+    for module in ("study_start", "study_halving", "study_search"):
+        monkeypatch.setattr(f"mmkd.cli.{module}.carry_out_all", carry_out_here)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_failed_arm_does_not_stop_the_others(workspace: tuple[Path, list[str]], tmp_path: Path) -> None:
     work, options = workspace
     file = tmp_path / "failing.yaml"
@@ -142,6 +157,66 @@ def test_a_failed_arm_does_not_stop_the_others(workspace: tuple[Path, list[str]]
     hot = report["arms"][-1]
     assert (hot["name"], hot["verdict"]) == ("hot", "no run came to an end")
     assert "not a number" in hot["failures"]["0"]
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_hopeless_arms_are_dropped_only_where_that_is_asked_for(
+    workspace: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    work, options = workspace
+    file = tmp_path / "halving.yaml"
+    arms = {"a": {"kd": "mse"}, "b": {"kd": "cos"}, "hot": {"kd": "mse", "lr": 1e30, "clip-grad": 0.0}}
+    base = {**STUDY["base"], "epochs": 4}
+    file.write_text(yaml.safe_dump({**STUDY, "base": base, "arms": arms, "seeds": 1}))
+    done = mmkd("study", file, *options[1:], "--halving")
+    assert done.returncode == 0, done.stderr
+    folder = work / "studies" / "halving"
+    verdicts = {arm["name"]: arm for arm in json.loads((folder / "study.json").read_text())["arms"]}
+    assert verdicts["hot"]["verdict"].startswith("dropped after 1 of 4 epochs: the loss is not a number")
+    assert verdicts["hot"]["runs"] == []
+    assert {"from scratch", "untrained"} <= verdicts.keys()
+    first = json.loads((folder / "halving" / "rung-1" / "a" / "run.json").read_text())
+    assert (first["recipe"]["epochs"], first["recipe"]["hold_out"], first["pairs"]) == (1, 9, 87)
+    whole = json.loads((folder / "runs" / "from-scratch-seed0" / "run.json").read_text())
+    assert (whole["recipe"]["epochs"], whole["recipe"]["hold_out"], whole["pairs"]) == (4, 0, 96)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_search_tunes_every_trained_arm_on_held_out_pairs(
+    workspace: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    work, options = workspace
+    file = tmp_path / "searching.yaml"
+    file.write_text(yaml.safe_dump({**STUDY, "arms": ["mse+kl"], "seeds": 1}))
+    command = ("study", file, *options[1:], "--search", "2")
+    done = mmkd(*command)
+    assert done.returncode == 0, done.stderr
+    folder = work / "studies" / "searching"
+    found = json.loads((folder / "search.json").read_text())["arms"]
+    assert found.keys() == {"mse+kl", "from scratch"}
+    start, other = found["mse+kl"]["trials"]
+    assert start["settings"] == {"lr": 1e-3, "kd": "2000*mse + 1*kl@0.05"}
+    assert other["settings"] != start["settings"]
+    best = max((start, other), key=lambda trial: trial["val/recall@1"])
+    assert found["mse+kl"]["settings"] == best["settings"]
+    trial = json.loads((folder / "search" / "mse+kl" / "trial-001" / "run.json").read_text())
+    assert trial["recipe"]["hold_out"] == 9
+    final = json.loads((folder / "runs" / "mse+kl-seed0" / "run.json").read_text())["recipe"]
+    assert {name: final[name] for name in best["settings"]} == best["settings"]
+    assert final["hold_out"] == 0
+    again = mmkd(*command)  # the same questions, whose answers are there
+    assert again.returncode == 0, again.stderr
+    assert json.loads((folder / "search.json").read_text())["arms"] == found
+
+
+def test_a_search_without_optuna_says_how_to_get_it(
+    workspace: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    done = mmkd("study", "--kd", "mse", "--search", "3", *workspace[1][1:])
+    assert done.returncode == 1
+    assert "--search needs Optuna, which is not installed; pip install 'mmkd[search]'" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -187,6 +262,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is(
         (["--kd", "mse", "--set", "lr"], "--set 'lr' sets nothing"),
         (["--kd", "mse", "--set", "lrr=3"], "unknown key 'lrr' in --set; did you mean 'lr'?"),
         (["--kd", "mse", "--launch", "no.yaml"], "--launch no.yaml is no file"),
+        (["--kd", "mse", "--rank-by", "colours/top1"], "did you mean 'colours/top-1'?"),
         (["nowhere.yaml"], "cannot read nowhere.yaml"),
     ],
 )

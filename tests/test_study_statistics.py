@@ -1,4 +1,4 @@
-"""What a study calls more than luck, without a model: paired tests, Holm's correction, the order and its words."""
+"""A study without a model: what it calls more than luck, its order and words, halving, what may be tuned."""
 
 import math
 from pathlib import Path
@@ -10,8 +10,11 @@ from scipy import stats
 from mmkd.errors import ConfigError
 from mmkd.study.arms import Arm, with_baselines
 from mmkd.study.comparison import Luck, difference, holm, luck_of_seeds, luck_of_seeds_and_images
+from mmkd.study.energy import EnergyMeter
+from mmkd.study.halving import Rung, rungs, survivors
 from mmkd.study.ranking import ArmResult, rank
 from mmkd.study.results import RunResult, RunScore
+from mmkd.study.search_space import space_of
 
 
 def test_two_arms_over_seeds_are_the_paired_t_test() -> None:
@@ -244,3 +247,39 @@ def test_the_baselines_share_the_base() -> None:
     assert (scratch.recipe.kd, scratch.recipe.task, scratch.recipe.init) == ("none", "clip", "random")
     assert scratch.recipe.bank == 0
     assert (untrained.recipe.init, untrained.seeds((3, 4))) == ("alternate", (3,))
+
+
+def test_halving_by_hand() -> None:
+    assert rungs(8, 12) == (Rung(3, 4), Rung(6, 2))
+    assert rungs(3, 4) == (Rung(1, 2), Rung(2, 1))
+    assert survivors([0.1, 0.3, 0.2, 0.3], 2) == [1, 3]
+    assert survivors([0.3, 0.2, 0.2, 0.1], 2) == [0, 1, 2]  # as good as the last that is kept
+    with pytest.raises(ConfigError, match="the study has 2 arms; expected 3"):
+        rungs(2, 12)
+    with pytest.raises(ConfigError, match="begins with a quarter of the epochs, and these are 3"):
+        rungs(8, 3)
+
+
+def test_what_may_be_tuned_of_an_arm() -> None:
+    space = space_of(Arm("a", {"kd": "mse + 2*kl@0.1", "task": "triplet", "lr": 1e-3}))
+    assert space.factors == {"lr": 5.0, "mse weight": 10.0, "kl weight": 10.0, "kl temperature": 4.0}
+    drawn = {"lr": 2.0, "mse weight": 0.5, "kl weight": 3.0, "kl temperature": 2.0}
+    assert space.settings(drawn) == {"lr": 2e-3, "kd": "1000*mse + 6*kl@0.2"}
+    # The first loss of all is what the others are weighed against.
+    alone = space_of(Arm("a", {"kd": "mse + cos", "task": "none"}))
+    assert alone.factors == {"lr": 5.0, "cos weight": 10.0}
+    scratch = space_of(Arm("a", {"kd": "none", "task": "clip"}))
+    assert scratch.settings(scratch.start) == {"lr": 1e-3}
+
+
+def test_energy_is_what_the_packages_counted(tmp_path: Path) -> None:
+    for name, label, first in (("intel-rapl:0", "package-0", 9_000_000), ("intel-rapl:0:0", "core", 1)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "name").write_text(f"{label}\n")
+        (folder / "energy_uj").write_text(f"{first}\n")
+        (folder / "max_energy_range_uj").write_text("10000000\n")
+    meter = EnergyMeter(tmp_path)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("2000000\n")  # past its range, from 0 again
+    assert meter.joules() == pytest.approx(3.0)
+    assert EnergyMeter(tmp_path / "nowhere").joules() is None

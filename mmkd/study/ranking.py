@@ -175,7 +175,7 @@ class Ranking:
         if self.best is None:
             return ", ".join(words)
         if result.arm.name == self.best.arm.name:
-            words.insert(0, "best")
+            words.insert(0, "best" if len(result.runs) > 1 else "highest of one seed")
         elif (found := self.compare(result.arm.name, self.best.arm.name)) is None:
             words.insert(0, "not compared: fewer than 2 seeds in common")
         else:

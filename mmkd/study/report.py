@@ -242,8 +242,8 @@ def markdown(study: Study, ranking: Ranking, record: Mapping[str, Any]) -> str:
     lines = [f"# Study: {study.name}", ""]
     lines += [*study.notes, ""] if study.notes else []
     lines += [
-        f"{record['pairs']:,} pairs of the cache, {len(study.seeds)} seeds, ranked by {ranking.metric}. Percent; "
-        "*kept* is the score over chance, divided by the teacher's.",
+        f"{_pairs(study, record['pairs'])}, {len(study.seeds)} seed{'s' * (len(study.seeds) != 1)}, ranked by "
+        f"{ranking.metric}. Percent; *kept* is the score over chance, divided by the teacher's.",
         "",
         *markdown_table([[row[column] for column in keep] for row in cells]),
         "",
@@ -260,6 +260,11 @@ def markdown(study: Study, ranking: Ranking, record: Mapping[str, Any]) -> str:
         *(f"| {one.arm.name} | {_loss(one) or 'never trained'} |" for one in ranking.results),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _pairs(study: Study, usable: int) -> str:
+    limit = study.base.get("limit") or usable
+    return f"{usable:,} pairs" if limit >= usable else f"{limit:,} of the cache's {usable:,} pairs"
 
 
 def markdown_table(cells: Sequence[Sequence[str]]) -> list[str]:
