@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,10 @@ def carry_out_all(orders: Sequence[Order], *, jobs: int, quiet: bool = False) ->
                 if not quiet or outcome.failure is not None:
                     _say(outcome, len(outcomes), total)
             return outcomes
+        except KeyboardInterrupt:
+            _interrupt_workers()
+            say("^C", "stopped; the same command goes on from there")
+            raise
         except BrokenProcessPool as error:
             raise TrainingError(
                 f"a process of the study was killed, maybe for want of memory; its runs say how far they came in "
@@ -171,6 +177,14 @@ def carry_out_all(orders: Sequence[Order], *, jobs: int, quiet: bool = False) ->
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _interrupt_workers() -> None:
+    """Pass ^C on to those at work, which a terminal does by itself and a signal to this process alone does not."""
+    for child in multiprocessing.active_children():
+        if child.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGINT)
 
 
 def _finished(pool: ProcessPoolExecutor, orders: Sequence[Order]) -> Iterable[Outcome]:

@@ -3,12 +3,14 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmkd.cache.locks import Lock
 from mmkd.cli.console import say
 from mmkd.cli.study_file import StudyFile, parse_assignment, read_study_file, seed_list
 from mmkd.cli.study_halving import halve_arms
@@ -41,8 +43,7 @@ def run_study(file: Path | None, settings: dict[str, Any], *, work: Path) -> Non
     """
     study = read_study(file, settings, work=work)
     place = StudyFolder(settings["out"] or work / "studies" / study.name)
-    jobs, launch = settings["jobs"], settings["launch"]
-    _check_launch(launch, jobs)
+    _check_launch(settings["launch"], settings["jobs"])
     if settings["search"]:
         require_optuna()
     for line in describe(study):
@@ -50,12 +51,17 @@ def run_study(file: Path | None, settings: dict[str, Any], *, work: Path) -> Non
     check_metric(study)
     store = _open_or_make_cache(study, place)
     check_against_cache(study, store)
-    pairs = int(store.valid.sum())
+    with _alone(place.root):
+        _run(study, place, store, settings)
+
+
+def _run(study: Study, place: StudyFolder, store: "CacheStore", settings: dict[str, Any]) -> None:
+    jobs, pairs = settings["jobs"], int(store.valid.sum())
     if settings["search"]:
         study = search(study, place, trials=settings["search"], jobs=jobs, pairs=pairs)
     dropped = halve_arms(study, place, jobs=jobs, pairs=pairs) if settings["halving"] else {}
     write_configs(study, place)
-    orders = orders_of(study, place, launch=launch, jobs=jobs, without=dropped)
+    orders = orders_of(study, place, launch=settings["launch"], jobs=jobs, without=dropped)
     say("writes", f"{place.root} · {len(orders)} runs, {jobs} at a time")
     outcomes = carry_out_all(orders, jobs=jobs)
     results = collect(study, place, outcomes, dropped)
@@ -71,6 +77,23 @@ def run_study(file: Path | None, settings: dict[str, Any], *, work: Path) -> Non
             f"{len(failed)} of {len(orders)} runs failed, the first ({failed[0].order.title}): {failed[0].failure}; "
             "the others are ranked above, and the same command tries those again"
         )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the study's folder, whose files two studies at once would take from each other.
+
+    Raises:
+        ConfigError: another study holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock.take(folder / ".study.lock")
+    if lock is None:
+        raise ConfigError(f"another `mmkd study` is at work in {folder}; wait for it, or pass another --out")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def read_study(file: Path | None, settings: dict[str, Any], *, work: Path) -> Study:

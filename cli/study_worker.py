@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +68,7 @@ def start_worker(devices: "Queue[str | None]", threads: int | None) -> None:
     from mmkd.cli.quiet import hush
 
     hush()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C concerns a run, not a process that waits for one
     if (device := devices.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     if threads is not None:
@@ -86,6 +88,7 @@ def is_done(order: Order) -> bool:
 def carry_out(order: Order) -> Outcome:
     """Train and judge; what was done by an earlier start is not done again."""
     order.log.parent.mkdir(parents=True, exist_ok=True)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with order.log.open("a", encoding="utf-8") as log:
             code = _make(order, log)
@@ -101,6 +104,8 @@ def carry_out(order: Order) -> Outcome:
         from mmkd.errors import first_line
 
         return Outcome(order, first_line(error))
+    finally:
+        signal.signal(signal.SIGINT, before)
     return Outcome(order)
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from test_cli_eval import COLOURS, make_labelled
 from transformers import CLIPModel
 
+from mmkd.cache.locks import Lock
 from mmkd.cli.study_file import parse_assignment, read_study_file
 from mmkd.cli.study_worker import carry_out
 
@@ -131,6 +132,15 @@ def test_a_run_of_other_settings_is_not_counted(study: Path, workspace: tuple[Pa
     assert (
         "was trained with lr 0.001, and arm 'feature' has 0.0005; give the study another --out" in done.stderr
     )
+
+
+def test_two_studies_do_not_share_a_folder(study: Path, workspace: tuple[Path, list[str]]) -> None:
+    lock = Lock.take(study / ".study.lock")
+    assert lock is not None
+    done = mmkd("study", *workspace[1])
+    lock.release()
+    assert done.returncode == 1
+    assert f"another `mmkd study` is at work in {study}; wait for it" in done.stderr
 
 
 @pytest.fixture
