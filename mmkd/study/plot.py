@@ -11,8 +11,16 @@ if TYPE_CHECKING:
     from mmkd.study.design import Study
     from mmkd.study.ranking import ArmResult, Ranking
 
-BEST, LEVEL_WITH_BEST, BELOW = "#D55E00", "#0072B2", "#555555"
-MARKERS = {BEST: "D", LEVEL_WITH_BEST: "o", BELOW: "s", FAINT: "x"}
+# Okabe and Ito's; the markers differ too.
+BEST, LEVEL_WITH_BEST, BELOW, NOT_COMPARED = "#D55E00", "#0072B2", "#555555", "#56B4E9"
+MARKERS = {BEST: "D", LEVEL_WITH_BEST: "o", BELOW: "s", NOT_COMPARED: "^", FAINT: "x"}
+WORDS = {
+    BEST: "highest",
+    LEVEL_WITH_BEST: "not distinguishable from it",
+    BELOW: "below it",
+    NOT_COMPARED: "not compared: one seed",
+    FAINT: "at chance",
+}
 _MOST = 4  # panels
 
 
@@ -26,9 +34,12 @@ def plot_ranking(study: "Study", ranking: "Ranking") -> "Figure":
         figsize=(3.4 + 3.1 * len(metrics), 1.7 + 0.34 * len(results)), dpi=160, layout="constrained"
     )
     panels: Any = figure.subplots(1, len(metrics), sharey=True, squeeze=False)
+    used = set()
     for axes, metric in zip(panels[0], metrics, strict=True):
         for place, result in enumerate(results):
-            _draw(axes, result, metric, -place, _colour(ranking, result, metric))
+            colour = _colour(ranking, result, metric)
+            used.add(colour)
+            _draw(axes, result, metric, -place, colour)
         _lines(axes, results[0], metric)
         axes.set_xlabel(f"{metric}, %", color=INK)
         axes.grid(axis="y", color="#EEEEEE", linewidth=0.8)
@@ -39,11 +50,11 @@ def plot_ranking(study: "Study", ranking: "Ranking") -> "Figure":
     first: Any = panels[0][0]
     first.set_yticks([-place for place in range(len(results))], [one.arm.name for one in results])
     first.tick_params(axis="y", labelcolor=INK)
-    _title(figure, study, ranking)
+    _title(figure, study, ranking, used)
     return figure
 
 
-def _title(figure: "Figure", study: "Study", ranking: "Ranking") -> None:
+def _title(figure: "Figure", study: "Study", ranking: "Ranking", used: set[str]) -> None:
     from matplotlib.lines import Line2D
 
     seeds = len(study.seeds)
@@ -55,17 +66,12 @@ def _title(figure: "Figure", study: "Study", ranking: "Ranking") -> None:
         color=INK,
         fontsize=11,
     )
-    words = {
-        BEST: "best",
-        LEVEL_WITH_BEST: "not distinguishable from it",
-        BELOW: "below it",
-        FAINT: "at chance",
-    }
     handles = [
         Line2D([], [], color=colour, marker=MARKERS[colour], linestyle="", label=word)
-        for colour, word in words.items()
+        for colour, word in WORDS.items()
+        if colour in used
     ]
-    figure.legend(handles=handles, loc="outside lower right", ncols=4, frameon=False, fontsize=8.5)
+    figure.legend(handles=handles, loc="outside lower right", ncols=5, frameon=False, fontsize=8.5)
 
 
 def _colour(ranking: "Ranking", result: "ArmResult", metric: str) -> str:
@@ -78,7 +84,9 @@ def _colour(ranking: "Ranking", result: "ArmResult", metric: str) -> str:
     if result.arm.name == best.arm.name:
         return BEST
     found = ranking.compare(result.arm.name, best.arm.name, metric)
-    return BELOW if found is not None and found.told_apart else LEVEL_WITH_BEST
+    if found is None:
+        return NOT_COMPARED
+    return BELOW if found.told_apart else LEVEL_WITH_BEST
 
 
 def _draw(axes: "Axes", result: "ArmResult", metric: str, at: float, colour: str) -> None:
