@@ -121,6 +121,17 @@ def test_one_tower_is_trained_and_the_other_is_the_teachers(
         assert torch.equal(mine, theirs)
 
 
+def test_pairs_held_out_are_judged_by_and_not_trained_on(workspace: Path) -> None:
+    run = train(workspace, "held-out", "--hold-out", "20", "--limit", "80")
+    assert json.loads((run / "run.json").read_text())["pairs"] == 60
+    assert len(metrics(run, "val/recall@1")) == 2  # an epoch each
+    both = mmkd("train", "--work", workspace, *SMALL, "--hold-out", "20", "--val-data", "x.parquet")
+    assert "--val-data and --hold-out both name the pairs to judge by" in both.stderr
+    assert (
+        "--hold-out 1 is no set to judge by" in mmkd("train", "--work", workspace, "--hold-out", "1").stderr
+    )
+
+
 def test_isolated_towers_have_no_term_across(workspace: Path) -> None:
     run = train(workspace, "isolated", "--towers", "isolated")
     record = json.loads((run / "run.json").read_text())

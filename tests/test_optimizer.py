@@ -13,9 +13,9 @@ from mmkd.step import PairStudent
 from mmkd.students import halve
 
 
-def rates(tiny_clip: Path, layer_decay: float) -> dict[str, float]:
+def rates(tiny_clip: Path, layer_decay: float, text_lr: float = 1.0) -> dict[str, float]:
     student = PairStudent(halve(tiny_clip), learns_logit_scale=True)
-    optimizer = make_optimizer(student, lr=1.0, weight_decay=0.1, layer_decay=layer_decay)
+    optimizer = make_optimizer(student, lr=1.0, weight_decay=0.1, layer_decay=layer_decay, text_lr=text_lr)
     Schedule(steps=10, warmup=0, peak=1.0).set_lr(optimizer, 0)
     of = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     return {name: of[id(p)] for name, p in student.named_parameters() if id(p) in of}
@@ -34,6 +34,15 @@ def test_each_layer_learns_slower_than_the_one_above(tiny_clip: Path) -> None:
 
 def test_without_layer_decay_there_is_one_rate(tiny_clip: Path) -> None:
     assert set(rates(tiny_clip, 1.0).values()) == {1.0}
+
+
+def test_the_text_tower_has_a_rate_of_its_own(tiny_clip: Path) -> None:
+    found = rates(tiny_clip, 0.5, 0.1)
+    assert found["clip.text_projection.weight"] == pytest.approx(0.1)
+    assert found["clip.text_model.encoder.layers.1.mlp.fc1.weight"] == pytest.approx(0.05)
+    assert found["clip.text_model.embeddings.token_embedding.weight"] == pytest.approx(0.0125)
+    assert found["clip.vision_model.encoder.layers.1.mlp.fc1.weight"] == 0.5
+    assert found["clip.visual_projection.weight"] == found["clip.logit_scale"] == 1
 
 
 def test_the_average_follows_its_formula() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmkd.errors import ConfigError
-from mmkd.sampling import GROUP, BatchPlan
+from mmkd.sampling import GROUP, BatchPlan, split_rows
 
 ROWS = np.arange(5, 1005, dtype=np.int64)
 
@@ -119,3 +119,18 @@ def test_groups_stay_within_the_window() -> None:
         for i in range(100)
     )
     assert beside > 1.5 * scattered
+
+
+def test_held_out_rows_are_of_the_subset_and_never_trained_on() -> None:
+    rows = np.arange(100, 400)
+    alone, none = split_rows(rows, 50, 0)
+    assert (len(alone), len(none)) == (50, 0)
+    train, held = split_rows(rows, 50, 10)
+    assert (len(train), len(held)) == (40, 10)
+    assert sorted([*train, *held]) == alone.tolist()
+    assert split_rows(rows, 50, 10)[1].tolist() == held.tolist()
+    everything, none = split_rows(rows, None, 0)
+    assert everything is rows
+    for limit, hold_out in ((1, 0), (50, 49), (None, 299)):
+        with pytest.raises(ConfigError, match="leaves nothing to train on"):
+            split_rows(rows, limit, hold_out)
