@@ -159,10 +159,12 @@ def carry_out_all(orders: Sequence[Order], *, jobs: int, quiet: bool = False) ->
         task = bar.add_task("study", total=total, completed=len(finished))
         pool = ProcessPoolExecutor(jobs, context, start_worker, (devices, threads))
         try:
-            outcomes = finished
+            outcomes, left = finished, list(orders)
+            bar.update(task, note=_at_work(left, jobs))
             for outcome in _finished(pool, orders):
                 outcomes.append(outcome)
-                bar.update(task, advance=1, note=outcome.order.title)
+                left.remove(outcome.order)
+                bar.update(task, advance=1, note=_at_work(left, jobs))
                 if not quiet or outcome.failure is not None:
                     _say(outcome, len(outcomes), total)
             return outcomes
@@ -177,6 +179,11 @@ def carry_out_all(orders: Sequence[Order], *, jobs: int, quiet: bool = False) ->
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _at_work(left: Sequence[Order], jobs: int) -> str:
+    """The runs that are being made: they start in order."""
+    return ", ".join(order.title for order in left[:jobs])
 
 
 def _interrupt_workers() -> None:
