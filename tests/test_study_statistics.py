@@ -163,10 +163,12 @@ def test_the_picked_best_of_equal_arms_is_seldom_called_better() -> None:
     assert naive > wrong
 
 
-def _run(seed: int, share: float, *, images: int = 400, at_chance: bool = False) -> RunResult:
+def _run(
+    seed: int, share: float, *, images: int = 400, flips: float = 0.03, at_chance: bool = False
+) -> RunResult:
     right = np.zeros(images, bool)
     right[np.random.default_rng(7).permutation(images)[: round(share * images)]] = True
-    right ^= np.random.default_rng(seed + round(1000 * share)).random(images) < 0.03
+    right ^= np.random.default_rng(seed + round(1000 * share)).random(images) < flips
     score = RunScore(float(right.mean()), 0.1, 0.6, (float(right.mean()) - 0.1) / 0.5, at_chance)
     other = RunScore(share / 2, 0.05, 0.4, None, at_chance)
     return RunResult(seed, Path(f"seed{seed}"), {"a/top-1": score, "a/top-5": other}, {}, {"a": right})
@@ -204,6 +206,19 @@ def test_the_order_and_its_words() -> None:
     assert rank(ranking.results, rank_by="a/top-5").metric == "a/top-5"
     with pytest.raises(ConfigError, match="rank-by 'b' is not measured; expected one of a/top-1, a/top-5"):
         rank(ranking.results, rank_by="b")
+
+
+def test_arms_that_know_nothing_do_not_make_the_others_look_sure() -> None:
+    arms = [
+        _arm(name, *(_run(seed, share) for seed in range(3))) for name, share in (("x", 0.5), ("y", 0.46))
+    ]
+    ignorant = [
+        _arm(f"{n}", *(_run(seed, 0.1, flips=0.0, at_chance=True) for seed in range(3))) for n in range(4)
+    ]
+    alone, among = rank(arms).compare("x", "y"), rank([*arms, *ignorant]).compare("x", "y")
+    assert alone is not None
+    assert among is not None
+    assert among.difference == alone.difference
 
 
 def test_where_all_are_at_chance_nothing_is_best() -> None:
