@@ -8,8 +8,8 @@ PYTEST_ARGS ?= -n auto
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo demo-teacher picture losses bench bench-check test torture report-check fuzz plan bias distributed lint \
-	format types check wheel clean
+.PHONY: help demo demo-teacher picture losses study bench bench-check test torture report-check fuzz plan bias \
+	distributed lint format types check wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -44,6 +44,16 @@ bench: $(VENV)/.installed  ## Measure every claim of speed that this machine can
 
 bench-check: bench  ## Name each ratio that fell by more than a tenth against benchmarks/recorded.json
 	$(BIN)/python benchmarks/suite.py check
+
+# Real photos as docs/results.md has them; the teacher lies beside them.
+PHOTOS  ?= ../shared/data
+TEACHER ?= $(PHOTOS)/teachers/photos-32
+study: $(VENV)/.installed  ## Train and rank the original study's arms on real photos, PHOTOS=FOLDER (an hour)
+	OMP_NUM_THREADS=1 $(BIN)/mmkd study configs/studies/original.yaml --work build/photos \
+		--data $(PHOTOS)/tiny-imagenet-32/train.parquet --teacher $(TEACHER) --template "a photo of a {}." \
+		--set precision=bf16 --workers 0 --eval-data cifar10=$(PHOTOS)/cifar10/test.parquet \
+		--eval-data tiny-imagenet=$(PHOTOS)/tiny-imagenet-32/validation.parquet \
+		--retrieval-data flickr8k=$(PHOTOS)/flickr8k-1000/train.parquet --templates configs/zero_shot/photos-six.txt
 
 test: $(VENV)/.installed  ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)

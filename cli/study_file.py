@@ -100,7 +100,7 @@ def _value(text: str) -> Any:
             return kind(text)
         except ValueError:
             continue
-    return {"true": True, "false": False, "none": None}.get(text, text) if text != "none" else "none"
+    return {"true": True, "false": False}.get(text, text)
 
 
 def _normal(values: Mapping[Any, Any], known: list[str], prefix: str, file: Path) -> dict[str, Any]:
