@@ -181,7 +181,7 @@ class Ranking:
         else:
             words.insert(0, "below the best" if found.told_apart else "not distinguishable from the best")
         if result.failures:
-            words.append(f"{len(result.failures)} runs failed")
+            words.append(f"{len(result.failures)} run{'s' * (len(result.failures) != 1)} failed")
         return ", ".join(words)
 
     @property
