@@ -50,16 +50,17 @@ def plot_ranking(study: "Study", ranking: "Ranking") -> "Figure":
     first: Any = panels[0][0]
     first.set_yticks([-place for place in range(len(results))], [one.arm.name for one in results])
     first.tick_params(axis="y", labelcolor=INK)
-    _title(figure, study, ranking, used)
+    _title(figure, study, used)
     return figure
 
 
-def _title(figure: "Figure", study: "Study", ranking: "Ranking", used: set[str]) -> None:
+def _title(figure: "Figure", study: "Study", used: set[str]) -> None:
     from matplotlib.lines import Line2D
 
     seeds = len(study.seeds)
     figure.suptitle(
-        f"{study.name}: every arm with {seeds} seed{'s' * (seeds != 1)}, by {ranking.metric}",
+        f"{study.name}: {seeds} seed{'s' * (seeds != 1)} an arm (ticks), their mean"
+        + (" and its 95 % interval" if seeds > 1 else ""),
         x=0.01,
         ha="left",
         fontweight="bold",
