@@ -37,7 +37,7 @@ def main() -> None:
     students = {}
     for model in options.model:
         folder = Path(model) / "student"
-        students[Path(model).name] = load_encoder(str(folder if folder.is_dir() else model))
+        students[model] = load_encoder(str(folder if folder.is_dir() else model))
     templates = read_templates(options.templates) if options.templates else None
     print(
         "| set | student | both towers | its images, the teacher's texts | the teacher's images, its texts |"
