@@ -8,6 +8,7 @@ teacher's images with the student's text tower, each with what is kept of the te
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
 def arguments() -> argparse.Namespace:
@@ -67,14 +68,15 @@ def main() -> None:
 class _Bytes:
     """Labelled images without their labels."""
 
-    def __init__(self, images: object) -> None:
+    def __init__(self, images: Any) -> None:
         self.images = images
 
     def __len__(self) -> int:
-        return len(self.images)  # type: ignore[arg-type]
+        return len(self.images)
 
     def __getitem__(self, row: int) -> bytes:
-        return self.images[row][0]  # type: ignore[index]
+        data: bytes = self.images[row][0]
+        return data
 
 
 if __name__ == "__main__":

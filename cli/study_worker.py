@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from multiprocessing.queues import Queue
 
     from mmkd.evaluation.captioned import RetrievalTask
-    from mmkd.evaluation.zero_shot import ZeroShotTask
+    from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 INTERRUPTED = 130
 
@@ -188,8 +188,9 @@ def open_tasks(evaluation: Evaluation) -> "tuple[list[ZeroShotTask], list[Retrie
     from dataclasses import replace
 
     from mmkd.errors import ConfigError
+    from mmkd.evaluation.builtin_sets import builtin_sets
     from mmkd.evaluation.captioned import builtin_captions, open_captioned
-    from mmkd.evaluation.tasks import builtin_sets, open_task, read_templates
+    from mmkd.evaluation.tasks import open_task, read_templates
 
     templates = read_templates(Path(evaluation.templates)) if evaluation.templates else None
     labelled = []
