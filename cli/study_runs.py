@@ -179,6 +179,7 @@ def carry_out_all(orders: Sequence[Order], *, jobs: int, quiet: bool = False) ->
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+            devices.close()
 
 
 def _at_work(left: Sequence[Order], jobs: int) -> str:
