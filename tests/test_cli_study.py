@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from transformers import CLIPModel
 
 from mmkd.cache.locks import Lock
 from mmkd.cli.study_file import parse_assignment, read_study_file
-from mmkd.cli.study_worker import carry_out
+from mmkd.cli.study_worker import Order, carry_out
 
 STUDY = {
     "about": "Is it the loss?",
@@ -167,6 +168,32 @@ def test_a_failed_arm_does_not_stop_the_others(workspace: tuple[Path, list[str]]
     hot = report["arms"][-1]
     assert (hot["name"], hot["verdict"]) == ("hot", "no run came to an end")
     assert "not a number" in hot["failures"]["0"]
+
+
+def test_a_launch_file_starts_each_run_by_accelerate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    def launch(command, *, stdout, stderr, check):
+        started.append([str(word) for word in command])
+        stdout.write("mmkd: the loss is not a number at step 3\n")
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr("mmkd.cli.study_worker.subprocess.run", launch)
+    order = Order(
+        "a, seed 3",
+        3,
+        tmp_path / "a.yaml",
+        tmp_path / "run",
+        tmp_path / "log",
+        tmp_path,
+        None,
+        launch=Path("two.yaml"),
+    )
+    assert carry_out(order).failure == "the loss is not a number at step 3"
+    (command,) = started
+    at = command.index("accelerate.commands.launch")
+    assert command[at + 1 : at + 6] == ["--config_file", "two.yaml", "-m", "mmkd", "train"]
+    assert command[command.index("--seed") + 1] == "3"
 
 
 @pytest.mark.usefixtures("in_this_process")
