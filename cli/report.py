@@ -6,11 +6,12 @@ from typing import Annotated
 import typer
 
 from mmkd.cli.completion import complete_runs
-from mmkd.cli.console import say, warn
+from mmkd.cli.console import progress, say, warn
 from mmkd.cli.options import DEFAULT_WORK, Work
 from mmkd.cli.workspace import Workspace
 
 PAGE = "report.html"
+FEW = 3  # runs of which the terminal says what each lacks
 
 
 def report(
@@ -18,7 +19,7 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="[RUN...]",
-            help="Runs, or folders of runs; several stand side by side. Default: the latest run.",
+            help="Runs, folders of runs, or a study's folder; several stand side by side. Default: the latest run.",
             autocompletion=complete_runs,
         ),
     ] = None,
@@ -26,8 +27,8 @@ def report(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Page to write, its twin and plots beside it. Default: report.html in the run, or for several in "
-            "the workspace.",
+            help="Page to write, its twin and plots beside it. Default: report.html in the run or the study, or for "
+            "several runs in the workspace.",
         ),
     ] = None,
     work: Work = DEFAULT_WORK,
@@ -41,32 +42,43 @@ def report(
       mmkd report
       mmkd report work/runs/mine work/runs/other --out compared.html
       mmkd report work/runs
+      mmkd report work/studies/mine      a study: its ranking first
     """
     from mmkd.cli.report_contents import gather_contents
     from mmkd.cli.report_markdown import write_report_markdown
     from mmkd.cli.report_page import write_report_page
     from mmkd.errors import ConfigError
     from mmkd.files import atomic_folder
+    from mmkd.report.ranked import found_studies, read_ranked
     from mmkd.report.run import find_runs, name_runs, read_report_run
     from mmkd.runs import newest_run
 
     folders = find_runs(runs) if runs else [newest_run(Workspace(work).runs).folder]
-    file = out or (folders[0] if len(folders) == 1 else work) / PAGE
+    study = [path.parent for path in found_studies(runs or [])]
+    file = out or (folders[0] if len(folders) == 1 else study[0] if study else work) / PAGE
     if file.suffix != ".html" or file.is_dir():
         raise ConfigError(
             f"--out {file} is no HTML page; expected the name of a file, such as {file.with_suffix('.html')}"
         )
     read = [read_report_run(folder, name) for folder, name in zip(folders, name_runs(folders), strict=True)]
-    contents = gather_contents(read)
+    contents = gather_contents(read, [read_ranked(study) for study in found_studies(runs or [])])
     plots = file.with_name(f"{file.stem}-plots")
-    with atomic_folder(plots) as folder:
+    with atomic_folder(plots) as folder, progress("plots") as bar:
+        task = bar.add_task("drawing", total=len(contents.plots))
         for plot in contents.plots:
             plot.save(folder)
+            bar.advance(task)
     write_report_page(file, contents, folder=plots.name)
     write_report_markdown(file.with_suffix(".md"), contents, folder=plots.name)
     for part in contents.parts:
         for problem in part.problems:
             warn(f"{part.name}: {problem}")
-        for what, command in part.todo:
-            say("lacks", f"{part.name}: {what} · {command}")
+    lacking = [(part.name, *one) for part in contents.parts for one in part.todo]
+    for name, what, command in lacking if len(contents.parts) <= FEW else ():
+        say("lacks", f"{name}: {what} · {command}")
+    if lacking and len(contents.parts) > FEW:
+        say(
+            "lacks",
+            f"{len({name for name, *_ in lacking})} runs lack something; the page says what, and what to type",
+        )
     say("saved", f"{file} · {file.stem}.md, {plots.name}/ ({len(contents.plots)} plots, SVG and CSV)")

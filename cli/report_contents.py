@@ -13,23 +13,26 @@ from mmkd.cli.report_scores import (
     Cell,
     Table,
     headlines,
+    measured,
     missing,
+    ranked_table,
     score_tables,
     size_table,
     sizes_of,
-    speeds_of,
 )
 from mmkd.report.bias import BiasVerdict, bias_plot, read_bias
 from mmkd.report.confusion import confusion_plots
 from mmkd.report.curves import curve_plots
 from mmkd.report.drawing import Plot, drawing, name_apart
-from mmkd.report.plain import listing, mapping, number, text, texts, whole
+from mmkd.report.plain import listing, mapping, text, texts, whole
+from mmkd.report.ranked import Ranked, ranked_plots
 from mmkd.report.run import ReportRun
-from mmkd.report.scores import Shared, score_plots, shared_sets, trade_plots
+from mmkd.report.scores import Shared, score_plots, shared_sets, speed_of, trade_plots
 from mmkd.runs import now
 
 KINDS = {"zero-shot": "Zero-shot classification", "retrieval": "Retrieval", "probe": "Probes"}
 CARDS = 8  # beyond so many, the plots of the scores say it better
+BRIEF = 8  # runs; of more, what each confuses is left to a report of its own
 OPEN = 3  # runs whose curves and confusions are shown without being asked for
 
 
@@ -75,6 +78,7 @@ class Contents:
 
     Attributes:
         title: of the page.
+        studies: rankings over seeds, with their tables and plots.
         lead: one sentence a run: what was trained on what.
         headlines: the scores that matter most, by run.
         facts: settings by run; of several runs, those in which they differ.
@@ -83,11 +87,13 @@ class Contents:
         trade: plots of size and speed against score.
         sizes: the same as a table.
         parts: of each run alone.
-        hashes: versions and hashes by run.
+        hashes: versions and hashes by run, as ``facts``.
+        hashes_alike: those that several runs share, as ``alike``.
         written: when, and by which version.
     """
 
     title: str
+    studies: list[tuple[Ranked, Table, list[Plot]]]
     lead: list[tuple[str, str]]
     headlines: list[dict[str, Any]]
     facts: Table
@@ -97,17 +103,19 @@ class Contents:
     sizes: Table | None
     parts: list[RunPart]
     hashes: Table
+    hashes_alike: Table | None
     written: str = field(default_factory=lambda: f"{now()[:16].replace('T', ' ')} · mmkd {version('mmkd')}")
 
     @property
     def plots(self) -> list[Plot]:
         """Every plot, in order."""
         scores = [plot for _, plots, _ in self.scores for plot in plots]
-        return [*scores, *self.trade, *(plot for part in self.parts for plot in part.plots)]
+        ranked = [plot for _, _, plots in self.studies for plot in plots]
+        return [*ranked, *scores, *self.trade, *(plot for part in self.parts for plot in part.plots)]
 
 
-def gather_contents(runs: Sequence[ReportRun]) -> Contents:
-    """Put a report of ``runs`` together."""
+def gather_contents(runs: Sequence[ReportRun], studies: Sequence[Ranked] = ()) -> Contents:
+    """Put a report of ``runs`` together, and of the studies that they are of."""
     with drawing():
         sets = {kind: shared_sets(runs, kind) for kind in KINDS}
         scores = [
@@ -115,37 +123,40 @@ def gather_contents(runs: Sequence[ReportRun]) -> Contents:
             for kind, title in KINDS.items()
             if sets[kind]
         ]
-        sizes, speeds = sizes_of(runs, sets["zero-shot"]), speeds_of(sets["zero-shot"])
+        title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
         contents = Contents(
-            runs[0].name if len(runs) == 1 else f"{len(runs)} runs",
+            ", ".join(study.name for study in studies) or title,
+            [(study, ranked_table(study), ranked_plots(study)) for study in studies],
             [(run.name, _lead(run)) for run in runs],
             found if len(found := [one for run in runs for one in headlines(run)]) <= CARDS else [],
             *_facts(runs),
             scores,
-            _trade(sets["zero-shot"], sizes, speeds),
-            size_table(runs, sizes, speeds),
-            [_part(run) for run in runs],
-            _hashes(runs),
+            _trade(runs, sets["zero-shot"]),
+            size_table(runs, sets["zero-shot"]),
+            [_part(run, brief=len(runs) > BRIEF) for run in runs],
+            *_hashes(runs),
         )
     name_apart(contents.plots)
     return contents
 
 
-def _trade(sets: Sequence[Shared], sizes: dict[str, float], speeds: dict[str, float]) -> list[Plot]:
-    millions = {name: size / 1e6 for name, size in sizes.items()}
+def _trade(runs: Sequence[ReportRun], sets: Sequence[Shared]) -> list[Plot]:
+    millions = {name: size / 1e6 for name, size in sizes_of(runs, sets).items()}
+    speeds = measured(sets, speed_of)
     return [
         *trade_plots(sets, millions, "parameters, millions", name="size", unit="parameters"),
         *trade_plots(sets, speeds, "images a second", name="speed", unit="images_per_second"),
     ]
 
 
-def _part(run: ReportRun) -> RunPart:
+def _part(run: ReportRun, *, brief: bool) -> RunPart:
+    """All of a run; in brief without the pictures and plots of what it confuses."""
     return RunPart(
         run.name,
         curve_plots(run),
-        confusion_plots(run),
-        list(run.examples.get("zero-shot", [])),
-        list(run.examples.get("retrieval", [])),
+        [] if brief else confusion_plots(run),
+        [] if brief else list(run.examples.get("zero-shot", [])),
+        [] if brief else list(run.examples.get("retrieval", [])),
         None if run.bias is None else read_bias(run.bias, run.weights_hash),
         bias_plot(run),
         _commands(run),
@@ -217,6 +228,16 @@ def _facts(runs: Sequence[ReportRun]) -> tuple[Table, Table | None]:
         ("started", [text(record.get("started"))[:16].replace("T", " ") or "?" for record in records]),
         ("took", [_took(record) for record in records]),
     ]
+    if len(runs) > BRIEF:  # when each began tells nothing, and costs the table its width
+        rows = [row for row in rows if row[0] != "started"]
+    return _differing(rows, runs)
+
+
+def _differing(
+    rows: Sequence[tuple[str, list[str]]], runs: Sequence[ReportRun]
+) -> tuple[Table, Table | None]:
+    """The lines in which runs differ, and those that they share; of one run all are of the first kind."""
+    rows = [(label, [value or "–" for value in values]) for label, values in rows]
     names = [run.name for run in runs]
     if len(runs) == 1:
         return _table(rows, names), None
@@ -261,7 +282,7 @@ def _commands(run: ReportRun) -> list[str]:
     return [line for line in (*made, command, *evaluations, shlex.join(bias)) if line]
 
 
-def _hashes(runs: Sequence[ReportRun]) -> Table:
+def _hashes(runs: Sequence[ReportRun]) -> tuple[Table, Table | None]:
     rows: dict[str, list[str]] = {}
     for place, run in enumerate(runs):
         cache = mapping(run.run.record.get("cache"))
@@ -286,10 +307,4 @@ def _hashes(runs: Sequence[ReportRun]) -> Table:
         }
         for label, value in named.items():
             rows.setdefault(text(label, limit=40), [""] * len(runs))[place] = value
-    cells = [
-        (label, [Cell(value or "–") for value in values]) for label, values in rows.items() if any(values)
-    ]
-    return Table("", "", [run.name for run in runs], cells, [])
-
-
-__all__ = ["OPEN", "Contents", "RunPart", "gather_contents", "number"]
+    return _differing([(label, values) for label, values in rows.items() if any(values)], runs)

@@ -23,6 +23,20 @@ def write_report_markdown(file: Path, report: Contents, *, folder: str) -> None:
             f"**{escape(name)}** · {escape(sentence)}" if len(report.lead) > 1 else escape(sentence),
             "",
         ]
+    for study, ranking, plots in report.studies:
+        lines += [
+            f"## Ranked over seeds: {escape(study.name)}",
+            "",
+            *(escape(line) for line in study.about),
+            "",
+        ]
+        lines += [
+            *_table(ranking),
+            "",
+            *(f"- {escape(note)}" for note in ranking.notes),
+            "",
+            *_plots(plots, folder),
+        ]
     lines += ["## What was trained", "", *_table(report.facts), ""]
     lines += [*_table(report.alike), ""] if report.alike else []
     for part in report.parts:
@@ -44,7 +58,9 @@ def write_report_markdown(file: Path, report: Contents, *, folder: str) -> None:
         ]
     for part in report.parts:
         lines += _part(part, folder, alone=len(report.parts) == 1)
-    lines += ["## Versions and hashes", "", *_table(report.hashes), "", f"Written {escape(report.written)}."]
+    lines += ["## Versions and hashes", ""]
+    lines += [*_table(report.hashes_alike), ""] if report.hashes_alike else []
+    lines += [*_table(report.hashes), "", f"Written {escape(report.written)}."]
     write_text(file, "\n".join(lines) + "\n")
 
 
@@ -91,6 +107,7 @@ def _plots(plots: list[Plot], folder: str) -> list[str]:
 
 
 def _table(table: Table) -> list[str]:
+    table = table.readable
     head = "| | " + " | ".join(escape(column) for column in table.columns) + " |"
     rows = [
         f"| {escape(label)} | "

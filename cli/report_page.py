@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.cli.pages import write_page
-from mmkd.cli.report_contents import OPEN, Contents, RunPart
+from mmkd.cli.report_contents import BRIEF, OPEN, Contents, RunPart
 from mmkd.report.plain import listing, mapping, number, text, whole
 from mmkd.report.run import picture
 
@@ -35,6 +35,7 @@ def write_report_page(file: Path, report: Contents, *, folder: str) -> None:
         sections=_sections(report),
         folder=folder,
         open=OPEN,
+        brief=BRIEF if len(report.parts) > BRIEF else 0,
         curves=any(part.curves for part in report.parts),
         confusions=any(part.confusions or part.examples for part in report.parts),
         retrieved=any(part.retrieval for part in report.parts),
@@ -45,7 +46,9 @@ def write_report_page(file: Path, report: Contents, *, folder: str) -> None:
 
 def _sections(report: Contents) -> list[tuple[str, str]]:
     parts = report.parts
+    ranked = [(f"ranked-{at}", "Ranked over seeds", True) for at in range(len(report.studies))]
     wanted = [
+        *ranked,
         ("settings", "What was trained", True),
         ("scores", "Scores", report.scores),
         ("size", "Size and speed", report.sizes),

@@ -2,15 +2,21 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmkd.errors import MmkdError
 from mmkd.report.evaluations import Judged, ScoreLine
 from mmkd.report.plain import mapping, number, text
+from mmkd.report.ranked import Arm, Ranked
 from mmkd.report.run import ReportRun, count_parameters
-from mmkd.report.scores import Shared, parameters_of, speed_of
+from mmkd.report.scores import Shared, macs_of, parameters_of, speed_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WIDEST = 6  # columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,14 @@ class Table:
     columns: list[str]
     rows: list[tuple[str, list[Cell]]]
     notes: list[str]
+
+    @property
+    def readable(self) -> "Table":
+        """The table, or itself turned where it is wider than it can be read."""
+        if len(self.columns) <= WIDEST:
+            return self
+        rows = [(name, [cells[at] for _, cells in self.rows]) for at, name in enumerate(self.columns)]
+        return replace(self, columns=[label for label, _ in self.rows], rows=rows)
 
 
 def percent(share: float) -> str:
@@ -202,34 +216,65 @@ def _of_folder(model: Judged) -> float | None:
         return None
 
 
-def speeds_of(sets: Sequence[Shared]) -> dict[str, float]:
-    """Images a second by model, where an evaluation measured them."""
+def measured(sets: Sequence[Shared], what: "Callable[[Judged], float | None]") -> dict[str, float]:
+    """A cost by model, where an evaluation measured it."""
     found: dict[str, float] = {}
     for one in sets:
         for name, model in one.models.items():
-            speed = speed_of(model)
-            if speed is not None:
-                found.setdefault(name, speed)
+            if (cost := what(model)) is not None:
+                found.setdefault(name, cost)
     return found
 
 
-def size_table(runs: Sequence[ReportRun], sizes: dict[str, float], speeds: dict[str, float]) -> Table | None:
-    """Size and speed of each model, and of the teacher's how much that is."""
+def size_table(runs: Sequence[ReportRun], sets: Sequence[Shared]) -> Table | None:
+    """Size and speed of each model, and how much of the teacher's that is."""
+    sizes, macs, speeds = sizes_of(runs, sets), measured(sets, macs_of), measured(sets, speed_of)
     if not sizes:
         return None
-    teacher = sizes.get("teacher")
-    columns = [
-        "parameters",
-        *(["of the teacher's"] if teacher else []),
-        *(["images a second"] if speeds else []),
+    kinds = [
+        ("parameters", sizes, lambda value: f"{value / 1e6:.2f} M"),
+        ("multiply-adds an image", macs, lambda value: f"{value / 1e6:,.0f} M"),
+        ("images a second", speeds, lambda value: f"{value:,.0f}"),
     ]
+    kinds = [kind for kind in kinds if kind[1]]
     order = ["teacher", *(run.name for run in runs), *sizes]
-    rows = []
-    for name in dict.fromkeys(one for one in order if one in sizes):
-        cells = [Cell(f"{sizes[name] / 1e6:.2f} M")]
-        if teacher:
-            cells.append(Cell(f"{100 * sizes[name] / teacher:.0f} %"))
-        if speeds:
-            cells.append(Cell(f"{speeds[name]:,.0f}" if name in speeds else "–"))
-        rows.append((name, cells))
-    return Table("", "", columns, rows, [])
+    rows = [
+        (name, [_cost_cell(name, values, shown) for _, values, shown in kinds])
+        for name in dict.fromkeys(one for one in order if one in sizes)
+    ]
+    return Table("", "", [title for title, _, _ in kinds], rows, [])
+
+
+def _cost_cell(name: str, values: dict[str, float], shown: "Callable[[float], str]") -> Cell:
+    if name not in values:
+        return Cell("–")
+    beside = values[name] / values["teacher"] if "teacher" in values and name != "teacher" else None
+    return Cell(shown(values[name]), "" if beside is None else f"{100 * beside:.0f} % of the teacher's")
+
+
+def ranked_table(study: Ranked) -> Table:
+    """A line an arm, best first; a column a metric, and what may be said beside the best."""
+    metrics = study.metrics
+    lines = [
+        (name, [Cell(percent(known[metric]) if metric in known else "–") for metric in metrics] + [Cell("")])
+        for name, known in (("chance", study.chance), ("teacher", study.teacher))
+    ]
+    lines += [
+        (arm.name, [*(_mean(arm, metric) for metric in metrics), Cell(arm.verdict)]) for arm in study.arms
+    ]
+    return Table("", "", [*metrics, "beside the best"], lines, study.notes)
+
+
+def _mean(arm: Arm, metric: str) -> Cell:
+    score = arm.scores.get(metric)
+    if score is None:
+        return Cell("–")
+    around = (
+        "" if score.low is None or score.high is None else f" [{percent(score.low)}, {percent(score.high)}]"
+    )
+    if score.at_chance:
+        how = (
+            "at chance" if not score.known else f"at chance in {score.at_chance} of {len(score.values)} runs"
+        )
+        return Cell(percent(score.mean) + around, how, "at chance")
+    return Cell(percent(score.mean) + around, "" if score.kept is None else f"keeps {100 * score.kept:.0f} %")

@@ -175,3 +175,39 @@ def judge_bias_2(run: Run, verdict: str, *, withheld: list[str] | None = None) -
         "limits": ["They clear neither."],
     }
     write_json(run.folder / "bias.json", value)
+
+
+def make_study(folder: Path, *, at_chance: int = 0) -> Path:
+    """Write a study's result of two arms and three seeds."""
+
+    def mean(value: float, low_runs: int = 0) -> dict[str, Any]:
+        values = [value - 0.01, value, value + 0.01]
+        ends = {"low": value - 0.02, "high": value + 0.02, "retention": 0.9}
+        return {
+            "values": values,
+            "mean": value,
+            "chance": 0.1,
+            "teacher": 0.5,
+            "runs_at_chance": low_runs,
+            **ends,
+        }
+
+    arms = [
+        {"name": "mse + cos", "verdict": "best", "loss": "2000*mse", "scores": {"animals/top-1": mean(0.45)}},
+        {
+            "name": "from scratch",
+            "verdict": "not distinguishable from the best",
+            "scores": {"animals/top-1": mean(0.12, at_chance)},
+        },
+    ]
+    value = {
+        "schema": "mmkd.study",
+        "schema_version": 1,
+        "name": "which loss",
+        "about": ["Which loss is it?"],
+        "ranked_by": "animals/top-1",
+        "arms": arms,
+        "notes": ["Scores are means of 3 seeds."],
+    }
+    write_json(folder / "study.json", value)
+    return folder

@@ -11,13 +11,22 @@ import numpy as np
 import pytest
 from browser import Browser, find_chromium
 from command_line import mmkd
-from report_runs import CLASSES, evaluate, jpeg, judge_bias, judge_bias_2, make_run, write_examples
+from report_runs import (
+    CLASSES,
+    evaluate,
+    jpeg,
+    judge_bias,
+    judge_bias_2,
+    make_run,
+    make_study,
+    write_examples,
+)
 from safetensors.numpy import load_file, save_file
 
 from mmkd.errors import ConfigError
 from mmkd.files import write_json
 from mmkd.report.bias import bias_plot, read_bias
-from mmkd.report.drawing import Plot, drawing, name_apart, new_figure, shorten, thin
+from mmkd.report.drawing import Plot, drawing, mark, name_apart, new_figure, shorten, thin
 from mmkd.report.evaluations import read_evaluation
 from mmkd.report.run import MAX_RUNS, find_runs, name_runs, picture, read_report_run
 from mmkd.report.scores import shared_sets
@@ -201,6 +210,58 @@ def test_several_runs_stand_beside_one_another_on_the_same_images_only(
     assert "learning rate 0.001" in alike
 
 
+def test_a_studys_ranking_comes_first_in_its_own_words(tmp_path: Path, tiny_clip: Path) -> None:
+    for name in ("mse-seed0", "mse-seed1"):
+        evaluate(make_run(tmp_path / "runs" / name, tiny_clip))
+    study = make_study(tmp_path, at_chance=3)
+    page = report(study, out=tmp_path / "page.html")
+    assert page.text.index("Ranked over seeds: which loss") < page.text.index("KD loss")
+    for words in (
+        "45.0 [43.0, 47.0]",
+        "keeps 90 %",
+        "at chance",
+        "not distinguishable from the best",
+        "of 3 seeds",
+    ):
+        assert words in page.text, words
+    with (tmp_path / "page-plots" / "ranked-animals-top-1.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [float(row["value"]) for row in rows[:3]] == pytest.approx([0.44, 0.45, 0.46])
+    write_json(
+        tmp_path / "study.json", {"schema": "mmkd.study", "arms": [{"name": "one", "scores": {"a": {}}}]}
+    )
+    assert mmkd("report", study, "--out", tmp_path / "page.html").returncode == 1
+
+
+def test_many_runs_are_told_apart_by_what_differs(tmp_path: Path, tiny_clip: Path) -> None:
+    for seed in range(10):
+        evaluate(make_run(tmp_path / "runs" / f"seed{seed}", tiny_clip, seed=seed))
+    page = report(tmp_path, out=tmp_path / "page.html")
+    assert "shown for up to 8 runs" in page.text
+    assert "Confusion on" not in page.text
+    markdown = (tmp_path / "page.md").read_text()
+    assert "| | seed |" in markdown, "a line a run, a column a setting"
+    assert "| | chance | top-1 |" not in markdown
+    assert "| seed9 | 80.0" in markdown
+
+
+def test_what_an_evaluation_says_of_cost_is_shown(run, tmp_path: Path) -> None:
+    value = evaluate(run)
+    cost = {
+        "parameters": 2_000_000,
+        "image_macs": 3_000_000,
+        "images_per_second": {"value": 120.0, "low": 110.0},
+    }
+    value["cost"] = {
+        "teacher": cost,
+        "student": {**cost, "images_per_second": {"value": 240.0}, "image_macs": "x"},
+    }
+    write_json(run.folder / "zero-shot.json", value)
+    page = report(run.folder, out=tmp_path / "page.html")
+    for words in ("2.00 M", "images a second", "240", "200 % of the teacher's", "Images a second and score"):
+        assert words in page.text, words
+
+
 def test_scores_of_other_weights_are_named(run) -> None:
     file = run.student / "model.safetensors"
     weights = load_file(file)
@@ -320,6 +381,12 @@ def test_names_of_plots_are_safe_and_differ() -> None:
     name_apart(plots)
     assert len({plot.name.lower() for plot in plots}) == len(plots)
     assert all(re.fullmatch(r"[A-Za-z0-9+@_-][A-Za-z0-9+@._-]*", plot.name) for plot in plots)
+
+
+def test_the_teachers_mark_is_nobody_elses() -> None:
+    teacher = mark(0)
+    assert all(mark(place)["color"] != teacher["color"] for place in range(1, 40))
+    assert mark(1, known=False)["markerfacecolor"] != mark(1)["markerfacecolor"]
 
 
 def test_a_long_curve_is_thinned_by_means() -> None:

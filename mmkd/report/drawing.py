@@ -114,12 +114,9 @@ def new_figure(height: float) -> "Figure":
 
 def mark(place: int, *, known: bool = True) -> dict[str, Any]:
     """Colour and marker of the model at ``place``, the teacher being 0; grey and hollow where nothing is known."""
-    colour = COLOURS[place % len(COLOURS)] if known else FAINT
-    return {
-        "marker": MARKERS[place % len(MARKERS)],
-        "color": colour,
-        "markerfacecolor": colour if known else PAPER,
-    }
+    turn = place if place == 0 else 1 + (place - 1) % (len(COLOURS) - 1)  # the teacher's is nobody else's
+    colour = COLOURS[turn] if known else FAINT
+    return {"marker": MARKERS[turn], "color": colour, "markerfacecolor": colour if known else PAPER}
 
 
 def thin(steps: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:

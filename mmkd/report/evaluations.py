@@ -106,7 +106,8 @@ def read_evaluation(file: Path, kind: str) -> Evaluation:
     value = read_json(file)
     if value.get("schema") != KINDS[kind]:
         raise MmkdError(f"{file} says schema {text(value.get('schema'))!r}; expected {KINDS[kind]!r}")
-    specs = {name: mapping(spec) for name, spec in _items(value.get("models"))}
+    cost = mapping(value.get("cost"))  # what each model takes, where that was measured
+    specs = {name: {**mapping(spec), "cost": cost.get(name)} for name, spec in _items(value.get("models"))}
     reference = text(value.get("reference"))
     if kind == "probe":  # one set, whose models are the file's
         sets = [{**mapping(value.get("set")), "models": value.get("models")}]

@@ -77,7 +77,7 @@ class ReportRun:
 
 
 def find_runs(paths: list[Path]) -> list[Path]:
-    """The runs in ``paths``: each is one, or a folder of runs.
+    """The runs in ``paths``: each is one, or a folder of runs, such as a study's or a workspace's.
 
     Raises:
         ConfigError: one is neither, or there are too many.
@@ -87,7 +87,7 @@ def find_runs(paths: list[Path]) -> list[Path]:
         if (path / RUN_FILE).is_file():
             found.append(path)
             continue
-        inside = sorted(file.parent for file in path.glob(f"*/{RUN_FILE}"))
+        inside = sorted(file.parent for at in ("*", "runs/*") for file in path.glob(f"{at}/{RUN_FILE}"))
         if not inside:
             raise ConfigError(
                 f"{path} holds no {RUN_FILE}, and no folder in it does; expected a run, or a folder of runs such as "

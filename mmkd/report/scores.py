@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmkd.evaluation.plots import INK
 from mmkd.report.drawing import (
@@ -17,10 +17,14 @@ from mmkd.report.drawing import (
     shorten,
 )
 from mmkd.report.evaluations import Judged, JudgedSet, ScoreLine
-from mmkd.report.plain import number
+from mmkd.report.plain import mapping, number
 from mmkd.report.run import ReportRun
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TEACHER = "teacher"
+NAMED = 8  # models that a legend can tell apart
 ROWS = 28  # scores that one figure holds and can be read
 TITLES = {
     "zero-shot": "Top-1 of every model on every set",
@@ -209,68 +213,63 @@ def trade_plots(
         models = {n: model for n, model in one.models.items() if n in sizes and "top-1" in model.scores}
         if len(models) < 2:
             continue
-        figure = new_figure(3.2)
-        axes, rows = figure.add_subplot(), []
-        for model_name, model in models.items():
-            score = model.scores["top-1"]
-            known = model.knows("top-1")
-            style = mark(one.places.get(model_name, 0), known=known)
-            spread = [[100 * (score.value - score.low)], [100 * (score.high - score.value)]]
-            axes.errorbar(
-                sizes[model_name],
-                100 * score.value,
-                yerr=spread,
-                fmt=style.pop("marker"),
-                capsize=2.5,
-                ms=6.5,
-                label=shorten(model_name),
-                **style,
-            )
-            rows.append({**_row(one, "top-1", model_name, model), unit: sizes[model_name]})
-        chance = 100 * one.chance("top-1")
-        axes.axhline(chance, color=CHANCE, linestyle=DASHES, lw=1.2)
-        axes.annotate(
-            "chance",
-            (1, chance),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=8.5,
-            color=CHANCE,
-        )
-        axes.set_ylim(bottom=0)
-        axes.set_xlim(0, 1.1 * max(sizes[n] for n in models))
-        axes.set_xlabel(what)
-        axes.set_ylabel(f"{shorten(one.judged.name)}: top-1, %")
-        axes.grid(color=GRID)
-        legend_below(axes, 2)
         caption = (
             f"Top-1 on {one.judged.name} with its 95 % interval, against {what}. Up and "
             + ("left" if unit == "parameters" else "right")
             + " is better. Hollow: at chance or collapsed."
+            + (
+                ""
+                if len(models) <= NAMED
+                else " The table above has each by name; the black diamond is the teacher."
+            )
         )
+        rows = [{**_row(one, "top-1", n, model), unit: sizes[n]} for n, model in models.items()]
+        title = f"{what[0].upper()}{what[1:]} and score"
         plots.append(
-            Plot(f"{name}-{one.judged.name}", f"{what[0].upper()}{what[1:]} and score", caption, figure, rows)
+            Plot(f"{name}-{one.judged.name}", title, caption, _draw_trade(one, models, sizes, what), rows)
         )
     return plots
 
 
+def _draw_trade(one: Shared, models: Mapping[str, Judged], sizes: Mapping[str, float], what: str) -> "Figure":
+    figure = new_figure(3.2)
+    axes = figure.add_subplot()
+    for name, model in models.items():
+        score = model.scores["top-1"]
+        style = mark(one.places.get(name, 0), known=model.knows("top-1"))
+        spread = [[100 * (score.value - score.low)], [100 * (score.high - score.value)]]
+        style |= {"fmt": style.pop("marker"), "capsize": 2.5, "ms": 6.5, "label": shorten(name)}
+        axes.errorbar(sizes[name], 100 * score.value, yerr=spread, **style)
+    chance = 100 * one.chance("top-1")
+    axes.axhline(chance, color=CHANCE, linestyle=DASHES, lw=1.2)
+    side: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+    axes.annotate("chance", (1, chance), fontsize=8.5, color=CHANCE, **side)
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(0, 1.1 * max(sizes[name] for name in models))
+    axes.set_xlabel(what)
+    axes.set_ylabel(f"{shorten(one.judged.name)}: top-1, %")
+    axes.grid(color=GRID)
+    if len(models) <= NAMED:
+        legend_below(axes, 2)
+    return figure
+
+
 def parameters_of(judged: Judged) -> float | None:
     """Parameters of a model, where its evaluation counted them."""
-    return _cost(judged, ("parameters", "params"))
+    return _cost(judged, "parameters")
 
 
 def speed_of(judged: Judged) -> float | None:
     """Images a second of a model, where its evaluation measured them."""
-    return _cost(judged, ("images_per_second", "images_per_s"))
+    return _cost(judged, "images_per_second")
 
 
-def _cost(judged: Judged, keys: Sequence[str]) -> float | None:
-    for holder in (judged.spec, judged.raw):
-        for inner in (holder, *(value for value in holder.values() if isinstance(value, dict))):
-            for key in keys:
-                value = inner.get(key)
-                found = number(value.get("total") if isinstance(value, dict) else value)
-                if found is not None and found > 0:
-                    return found
-    return None
+def macs_of(judged: Judged) -> float | None:
+    """Multiply-adds of one image, where its evaluation counted them."""
+    return _cost(judged, "image_macs")
+
+
+def _cost(judged: Judged, key: str) -> float | None:
+    value = mapping(judged.spec.get("cost")).get(key)
+    found = number(value.get("value") if isinstance(value, dict) else value)  # a rate has quartiles, too
+    return found if found is not None and found > 0 else None
