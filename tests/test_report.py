@@ -31,7 +31,7 @@ from mmkd.report.evaluations import read_evaluation
 from mmkd.report.run import MAX_RUNS, find_runs, name_runs, picture, read_report_run
 from mmkd.report.scores import shared_sets
 
-HOSTILE = "<script>alert('x')</script>$\\frac{\x1b[31m"
+HOSTILE = "<script>alert('x')</script>$\\frac$\x1b[31m"
 
 
 class Page(HTMLParser):
