@@ -2,11 +2,8 @@
 
 import os
 import pickle
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -219,26 +216,6 @@ def test_an_unfinished_cache_is_not_opened(copied_cache, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CacheError, match=r"holds no manifest\.json"):
         open_cache(tmp_path / "empty")
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(tiny_cache, tiny_encoder, tiny_pairs, tmp_path):
-    folder = tmp_path / "cache"
-    chance = random.Random(0)
-    kills = 0
-    for _ in range(12):
-        child = os.fork()
-        if child == 0:
-            build_cache(
-                tiny_encoder, tiny_pairs, folder, **SIZES, workers=1, on_progress=lambda _: time.sleep(0.01)
-            )
-            os._exit(0)
-        time.sleep(chance.uniform(0.0, 0.25))
-        os.kill(child, signal.SIGKILL)
-        kills += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-    assert kills >= 3
-    build_cache(tiny_encoder, tiny_pairs, folder, **SIZES)
-    assert contents(folder) == contents(tiny_cache)
 
 
 @pytest.mark.parametrize("world", [2, 3])
