@@ -4,9 +4,13 @@ import glob
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from mmkd.errors import DataError, first_line
+from mmkd.files import write_json
+from mmkd.parse import read_json
 from mmkd.sources import choose_split, hub_builder, is_local, is_unreachable, quiet
-from mmkd.tar_specs import tars_of_folder
+from mmkd.tar_index import index_folder
 
 _SCHEME = "hf://datasets/"
 
@@ -36,17 +40,21 @@ def fetch_tars(spec: str, split: str | None) -> dict[str, list[Path]] | None:
             builder = hub_builder(spec)
         except DataError:
             raise
-        except (
-            Exception
-        ) as error:  # datasets raises nearly anything; the caller's own opening says what is wrong
-            return _fetched_before(name) if is_unreachable(error) else None
+        # datasets raises nearly anything; the caller's own opening says what is wrong.
+        except Exception as error:
+            return _fetched_before(spec, split) if is_unreachable(error) else None
     if not isinstance(builder, WebDataset):
         return None
     files = {str(key): [_path_in(one) for one in found] for key, found in _data_files(builder).items()}
-    wanted = choose_split(spec, list(files), split, prefer=("train",)).partition("[")[0]
-    chosen = files if wanted == "all" else {wanted: files[wanted]}
+    chosen = _of_split(spec, files, split)
     folder = _fetch(name, [path for paths in chosen.values() for path in paths])
+    write_json(_list_of(spec), files)
     return {key: [folder / path for path in paths] for key, paths in chosen.items()}
+
+
+def _of_split(spec: str, files: dict[str, list[str]], split: str | None) -> dict[str, list[str]]:
+    wanted = choose_split(spec, list(files), split, prefer=("train",)).partition("[")[0]
+    return files if wanted == "all" else {wanted: files[wanted]}
 
 
 def _data_files(builder: Any) -> dict[Any, list[str]]:
@@ -77,13 +85,31 @@ def _fetch(name: str, paths: list[str]) -> Path:
     return folder
 
 
-def _fetched_before(name: str) -> dict[str, list[Path]] | None:
-    """What the local cache of the Hub holds of a data set."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+def _list_of(spec: str) -> Path:
+    """Where the tars of a data set are listed: what a stopped download has left must not pass for all of it."""
+    return index_folder() / f"hub-{xxhash.xxh3_128_hexdigest(spec.encode())}.json"
 
-    try:
-        folder = snapshot_download(name, repo_type="dataset", local_files_only=True)
-    except (LocalEntryNotFoundError, HFValidationError, OSError):
+
+def _fetched_before(spec: str, split: str | None) -> dict[str, list[Path]] | None:
+    """The tars of one split, where the Hub's local cache holds them all; None where nothing was fetched before.
+
+    Raises:
+        DataError: it lacks the split, or holds a part of it.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    file = _list_of(spec)
+    if not file.is_file():
         return None
-    return tars_of_folder(Path(folder))
+    name = spec.partition(":")[0]
+    found: dict[str, list[Path]] = {}
+    for key, paths in _of_split(spec, read_json(file), split).items():
+        places = [try_to_load_from_cache(name, path, repo_type="dataset") for path in paths]
+        here = [Path(place) for place in places if isinstance(place, str)]
+        if len(here) < len(paths):
+            raise DataError(
+                f"{len(paths) - len(here):,} of the {len(paths):,} tars of {spec} ({key}) are not here, and the "
+                "Hugging Face Hub cannot be reached; run the same command again with a network"
+            )
+        found[key] = here
+    return found

@@ -73,3 +73,15 @@ def test_what_cannot_be_had_is_one_line(published: Path, tmp_path: Path) -> None
     assert "error: no data set somebody/else on the Hugging Face Hub" in absent.stderr
     offline = run(tmp_path, "somebody/pairs", endpoint=None)
     assert "neither a file nor a folder here, and the Hugging Face Hub cannot be reached" in offline.stderr
+
+
+def test_what_was_fetched_in_part_is_no_data_set(published: Path, tmp_path: Path) -> None:
+    with hub_server({"somebody/pairs": published}) as (endpoint, _):
+        assert run(tmp_path, "somebody/pairs", "test", endpoint=endpoint).returncode == 0
+        assert run(tmp_path, "somebody/pairs", endpoint=endpoint).returncode == 0
+    (lost,) = tmp_path.rglob("train-01.tar")
+    lost.unlink()
+    offline = run(tmp_path, "somebody/pairs", endpoint=None)
+    assert offline.returncode == 1
+    assert "1 of the 2 tars of somebody/pairs (train) are not here" in offline.stderr
+    assert run(tmp_path, "somebody/pairs", "test", endpoint=None).stdout.startswith("7\n")
