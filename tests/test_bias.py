@@ -10,7 +10,6 @@ from scipy import stats
 from mmkd.evaluation.bias.correlations import correlate
 from mmkd.evaluation.bias.gaps import (
     TermCosines,
-    association_gap,
     difference_p,
     exchange_p,
     measure_gaps,
@@ -22,28 +21,35 @@ FEMALE = ("female", "woman", "girl", "sister", "she", "her", "hers", "daughter")
 MALE = ("male", "man", "boy", "brother", "he", "him", "his", "son")
 
 
+def gaps_of(targets, first, second) -> np.ndarray:
+    """What the probe takes for the targets' gaps; no neutral nouns."""
+    terms = np.concatenate([np.asarray(first, dtype=float), np.asarray(second, dtype=float)], axis=-2)
+    cosines = term_cosines(targets, terms)
+    return TermCosines(cosines, cosines[:, :0], np.shape(first)[-2], False).gaps
+
+
 def test_gap_by_hand() -> None:
     # Along the female axis, along the male axis, and half-way: cosines 1, 0 and 0.7071 to each.
     targets = [[3.0, 0.0], [0.0, 2.0], [1.0, 1.0]]
-    assert association_gap(targets, [[1.0, 0.0]], [[0.0, 5.0]]) == pytest.approx([1, -1, 0])
+    assert gaps_of(targets, [[1.0, 0.0]], [[0.0, 5.0]]) == pytest.approx([1, -1, 0])
     # A second female term at 45 degrees: mean cosine (1 + 0.7071) / 2 of the first target.
-    assert association_gap(targets[:1], [[1.0, 0.0], [1.0, 1.0]], [[0.0, 1.0]]) == pytest.approx([0.853553])
+    assert gaps_of(targets[:1], [[1.0, 0.0], [1.0, 1.0]], [[0.0, 1.0]]) == pytest.approx([0.853553])
 
 
 def test_gap_laws() -> None:
     generator = np.random.default_rng(0)
     targets, female, male = (generator.normal(size=(3, n, 6)) for n in (5, 4, 4))
-    gap = association_gap(targets, female, male)
+    gap = gaps_of(targets, female, male)
     rotation, _ = np.linalg.qr(generator.normal(size=(6, 6)))
-    assert association_gap(targets, male, female) == pytest.approx(-gap)
-    assert association_gap(targets, female, female) == pytest.approx(np.zeros(5))
-    assert association_gap(7 * targets @ rotation, female @ rotation, male @ rotation) == pytest.approx(gap)
-    assert association_gap(targets, female[:, ::-1], male) == pytest.approx(gap)
-    by_template = [association_gap(*one) for one in zip(targets, female, male, strict=True)]
+    assert gaps_of(targets, male, female) == pytest.approx(-gap)
+    assert gaps_of(targets, female, female) == pytest.approx(np.zeros(5))
+    assert gaps_of(7 * targets @ rotation, female @ rotation, male @ rotation) == pytest.approx(gap)
+    assert gaps_of(targets, female[:, ::-1], male) == pytest.approx(gap)
+    by_template = [gaps_of(*one) for one in zip(targets, female, male, strict=True)]
     assert gap == pytest.approx(np.mean(by_template, axis=0))
     assert term_cosines(targets, female).shape == (3, 5, 4)
     with pytest.raises(ValueError, match="zero or not finite"):
-        association_gap(np.zeros((2, 3)), np.ones((1, 3)), np.ones((1, 3)))
+        gaps_of(np.zeros((2, 3)), np.ones((1, 3)), np.ones((1, 3)))
 
 
 def made(seed: int, *, paired: bool, targets: int = 6, lean: float = 0.0) -> TermCosines:
@@ -134,7 +140,7 @@ def test_word2vec_oracle(shared_data: Path) -> None:
     with (shared_data / "bias" / "winobias_percent_women.tsv").open() as file:
         rows = [row for row in csv.DictReader(file, delimiter="\t") if row["occupation"] in vectors]
     percent = np.array([float(row["percent_women"]) for row in rows])
-    gap = association_gap(
+    gap = gaps_of(
         [vectors[row["occupation"]] for row in rows],
         [vectors[word] for word in FEMALE],
         [vectors[word] for word in MALE],

@@ -49,7 +49,10 @@ class TermCosines:
 
     @property
     def gaps(self) -> NDArray[np.float64]:
-        """(P,), as cosines."""
+        """(P,), mean cosine to the first less mean cosine to the second attribute's terms, over all templates.
+
+        Source: s(w, A, B) of Caliskan, Bryson and Narayanan, Science 356 (2017) 183-186.
+        """
         return _without_rounding(self.targets.mean(axis=0) @ self.signs)
 
     @property
@@ -123,24 +126,6 @@ def term_cosines(words: ArrayLike, terms: ArrayLike) -> NDArray[np.float64]:
     """
     left, right = (one[None] if one.ndim == 2 else one for one in (unit_vectors(words), unit_vectors(terms)))
     return left @ right.transpose(0, 2, 1)
-
-
-def association_gap(targets: ArrayLike, first: ArrayLike, second: ArrayLike) -> NDArray[np.float64]:
-    """Mean cosine to the first less mean cosine to the second attribute's terms: positive leans to the first.
-
-    Args:
-        targets: (T, P, D) or (P, D).
-        first: (T, F, D) or (F, D).
-        second: (T, M, D) or (M, D).
-
-    Returns:
-        float64 (P,).
-
-    Source: s(w, A, B) of Caliskan, Bryson and Narayanan, Science 356 (2017) 183-186, averaged over templates.
-    """
-    near, far = (term_cosines(targets, terms).mean(axis=(0, 2)) for terms in (first, second))
-    found: NDArray[np.float64] = near - far
-    return found
 
 
 def measure_gaps(cosines: TermCosines, *, draws: int = DRAWS, seed: int = 0) -> Gaps:
