@@ -1,9 +1,7 @@
 """``mmkd report``: what the page says, what it never does, and what it makes of folders that anybody wrote."""
 
 import csv
-import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,15 +9,13 @@ import numpy as np
 import pytest
 from browser import Browser, find_chromium
 from command_line import mmkd
+from report_page import Page, report
 from report_runs import (
-    CLASSES,
     evaluate,
-    jpeg,
     judge_bias,
     judge_bias_2,
     make_run,
     make_study,
-    write_examples,
 )
 from safetensors.numpy import load_file, save_file
 
@@ -28,38 +24,8 @@ from mmkd.files import write_json
 from mmkd.report.bias import bias_plot, read_bias
 from mmkd.report.drawing import Plot, drawing, mark, name_apart, new_figure, shorten, thin
 from mmkd.report.evaluations import read_evaluation
-from mmkd.report.run import MAX_RUNS, find_runs, name_runs, picture, read_report_run
+from mmkd.report.run import MAX_RUNS, find_runs, name_runs, read_report_run
 from mmkd.report.scores import shared_sets
-
-HOSTILE = "<script>alert('x')</script>$\\frac$\x1b[31m"
-
-
-class Page(HTMLParser):
-    """What a browser would make of the page, as far as a test asks."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.words: list[str] = []
-        self.hidden = False
-        self.feed(file.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.hidden = tag == "style"
-        for name, value in attrs:
-            if name in {"src", "href", "xlink:href", "action", "data"}:
-                self.links.append(value or "")
-            assert not name.startswith("on"), (tag, name)
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden:
-            self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
 
 
 @pytest.fixture
@@ -68,12 +34,6 @@ def run(tmp_path: Path, tiny_clip: Path):
     evaluate(one)
     judge_bias(one)
     return one
-
-
-def report(*runs: Path, out: Path) -> Page:
-    done = mmkd("report", *runs, "--out", out)
-    assert done.returncode == 0, done.stderr
-    return Page(out)
 
 
 @pytest.fixture(scope="module")
@@ -270,84 +230,6 @@ def test_scores_of_other_weights_are_named(run) -> None:
     read = read_report_run(run.folder, "one")
     assert any("zero-shot.json was made of other weights" in problem for problem in read.problems)
     assert any("bias.json was made of other weights" in problem for problem in read.problems)
-
-
-def hostile(value):
-    """The same JSON with every text, and every key that names something, hostile."""
-    kept = {"teacher", "student", "top-1", "mmkd.zero-shot", "mmkd.bias"}
-    if isinstance(value, dict):
-        return {key: hostile(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [hostile(inner) for inner in value]
-    return HOSTILE if isinstance(value, str) and value not in kept and "/9j/" not in value else value
-
-
-def test_what_a_run_says_of_itself_is_never_markup(run, tmp_path: Path) -> None:
-    for name in ("run.json", "zero-shot.json", "zero-shot-examples.json", "bias.json"):
-        value = hostile(json.loads((run.folder / name).read_text()))
-        if name == "zero-shot.json":
-            value["sets"][0]["class_names"] = CLASSES
-            value["sets"][0]["models"][HOSTILE] = value["sets"][0]["models"]["student"]
-        if name == "bias.json":
-            value["models"] = {
-                k: {"gaps": {HOSTILE + str(i): i / 9 for i in range(4)}} for k in ("teacher", "student")
-            }
-        write_json(run.folder / name, value)
-    (run.folder / "zero-shot-confusion.csv").write_text(
-        (run.folder / "zero-shot-confusion.csv").read_text().replace("animals", HOSTILE.replace("\x1b", ""))
-    )
-    (run.folder / "metrics.jsonl").write_text(
-        json.dumps({"step": 1, "loss": 1.0, HOSTILE: 2.0, "lr": 0.1}) + "\n"
-    )
-    run.config.write_text(HOSTILE.replace("\x1b", ""))
-    text = (tmp_path / "page.html", report(run.folder, out=tmp_path / "page.html"))[0].read_text()
-    assert "<script" not in text
-    assert "\x1b" not in text
-    assert "&lt;script&gt;alert" in text
-    assert r"$\frac" in Page(tmp_path / "page.html").text, "read as a formula"
-    lines = (tmp_path / "page.md").read_text().splitlines()
-    assert not [line for line in lines if "<script" in line and not line.startswith("    ")]
-    assert all(re.fullmatch(r"[\w+@.-]+", file.name) for file in (tmp_path / "page-plots").iterdir())
-
-
-@pytest.mark.parametrize(
-    "name", ["zero-shot.json", "zero-shot-confusion.csv", "zero-shot-examples.json", "bias.json"]
-)
-@pytest.mark.parametrize(
-    "content", ["", "{", '{"schema": "mmkd.bias"}', '{"schema": 1, "sets": {"a": 1}}', "[]", "\xff"]
-)
-def test_a_broken_file_costs_its_own_part_of_the_page(run, tmp_path: Path, name: str, content: str) -> None:
-    (run.folder / name).write_bytes(content.encode("latin-1"))
-    read = read_report_run(run.folder, "one")
-    assert len(read.steps) == 4
-    assert read.parameters
-    if name == "zero-shot.json":
-        assert any("zero-shot.json is left out" in problem for problem in read.problems)
-
-
-@pytest.mark.parametrize("bad", [True, "0.5", 1e400, -0.2, 1.5, None, [], {}])
-def test_a_score_that_is_no_share_is_left_out(run, bad: object) -> None:
-    value = evaluate(run)
-    value["sets"][0]["models"]["student"]["scores"]["top-1"]["value"] = bad
-    (run.folder / "zero-shot.json").write_text(json.dumps(value).replace("Infinity", "1e400"))
-    (one,) = read_evaluation(run.folder / "zero-shot.json", "zero-shot").sets
-    assert "top-1" not in one.models["student"].scores
-
-
-def test_only_jpegs_become_pictures() -> None:
-    assert picture(jpeg())
-    for bad in ("", "PHN2Zz4=", jpeg() + '" onload="x', "/9j/" + "A" * 200_000, 5, None, ["/9j/"]):
-        assert picture(bad) == ""
-
-
-def test_hostile_retrieval_examples_make_no_pictures(run, tmp_path: Path) -> None:
-    found = {"caption": HOSTILE, "picture": "x", "texts": {"student": [{"caption": HOSTILE, "own": "yes"}]}}
-    write_examples(
-        run, "retrieval", [{"name": HOSTILE, "examples": [{**found, "images": {"student": [7, None]}}]}]
-    )
-    page = report(run.folder, out=tmp_path / "page.html")
-    assert "no picture" in page.text
-    assert "<script" not in (tmp_path / "page.html").read_text()
 
 
 def test_which_runs_are_shown_and_what_they_are_called(tmp_path: Path) -> None:
