@@ -15,7 +15,7 @@ from mmkd.cache.probe import ProbedCache, RepeatedPairs, RepeatedStore
 from mmkd.checkpoints import Checkpoints
 from mmkd.cli.train_options import RunOptions
 from mmkd.cli.training_inputs import Inputs
-from mmkd.cli.training_loop import TrainingLoop
+from mmkd.cli.training_loop import TrainingLoop, plan_batches
 from mmkd.encoders import PairEncoder
 from mmkd.families import load_processors
 from mmkd.hub import resolve_model
@@ -61,7 +61,8 @@ class Rehearsal:
         recipe = replace(self.recipe, batch_size=batch, refresh_every=0)
         run = Run(self.folder, {"started": "never"})
         student = self.inputs.build_student(recipe)
-        return TrainingLoop(recipe, self.inputs, student, None, None, self.accelerator, run, self.options)
+        plan = plan_batches(recipe, self.inputs, None)
+        return TrainingLoop(recipe, self.inputs, student, plan, None, self.accelerator, run, self.options)
 
 
 def rehearsal_inputs(cached: ProbedCache, encoder: PairEncoder, model: str, pairs: int) -> Inputs:

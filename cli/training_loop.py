@@ -46,14 +46,29 @@ LOG_EVERY = 10  # steps
 SIDES = {"image": ("image",), "text": ("text",)}
 
 
+def plan_batches(recipe: "Recipe", inputs: "Inputs", mined: "Neighbours | None") -> BatchPlan:
+    """Which rows each step of a training sees.
+
+    Raises:
+        ConfigError: the batch or the bank is larger than the data, or tars are to be shuffled where there are none.
+    """
+    views = None if recipe.mismatched else recipe.views or 1
+    rows, window = inputs.rows, recipe.shuffle_tars
+    tars = None if window is None else inputs.pairs.tars_of(rows)
+    neighbours = None if mined is None else mined.rows
+    return BatchPlan(
+        rows, recipe.global_batch, recipe.seed, neighbours, recipe.bank, views, tars, window or 1
+    )
+
+
 @dataclass(frozen=True)
 class TrainingLoop:
-    """All that a training runs on."""
+    """All that a training runs on; ``plan`` says which rows each step sees."""
 
     recipe: "Recipe"
     inputs: "Inputs"
     student: Student
-    mined: "Neighbours | None"
+    plan: BatchPlan
     validator: "Validator | None"
     accelerator: "Accelerator"
     run: Run
@@ -116,16 +131,6 @@ class TrainingLoop:
             if interruption.wanted and steps < self.schedule.steps and not log.exhausted:
                 raise KeyboardInterrupt
         return steps
-
-    @cached_property
-    def plan(self) -> BatchPlan:
-        """Which rows each step sees."""
-        recipe = self.recipe
-        mined = None if self.mined is None else self.mined.rows
-        views = None if recipe.mismatched else recipe.views or 1
-        rows, window = self.inputs.rows, recipe.shuffle_tars
-        tars = None if window is None else self.inputs.pairs.tars_of(rows)
-        return BatchPlan(rows, recipe.global_batch, recipe.seed, mined, recipe.bank, views, tars, window or 1)
 
     @cached_property
     def schedule(self) -> Schedule:

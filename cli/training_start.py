@@ -16,7 +16,7 @@ from mmkd.cli.training_inputs import (
     run_to_resume,
     saved_settings,
 )
-from mmkd.cli.training_loop import TrainingLoop
+from mmkd.cli.training_loop import TrainingLoop, plan_batches
 from mmkd.cli.training_validation import open_validator, settings_to_save
 from mmkd.distributed import broadcast, default_precision, start_accelerator
 from mmkd.files import remove_leftovers, write_text
@@ -66,6 +66,7 @@ def run_training(settings: dict[str, Any], options: RunOptions, *, typed: set[st
     recipe = replace(recipe, keep_best=watched_metric(recipe.keep_best, measured, patience=recipe.patience))
     memory = settings["mining_memory"]
     mined = inputs.mine(recipe, accelerator, memory)
+    plan = plan_batches(recipe, inputs, mined)
     inputs.describe(recipe, student)
     if run is None:
         folder = options.out or new_run_folder(work / "runs", recipe.name)
@@ -75,7 +76,7 @@ def run_training(settings: dict[str, Any], options: RunOptions, *, typed: set[st
         if accelerator.is_main_process:
             remove_leftovers(run.folder)
     options = replace(options, **{name: settings[name] for name in CHANGEABLE})
-    TrainingLoop(recipe, inputs, student, mined, validator, accelerator, run, options, memory).train()
+    TrainingLoop(recipe, inputs, student, plan, validator, accelerator, run, options, memory).train()
 
 
 def _options_to_save(settings: dict[str, Any], inputs: Inputs) -> dict[str, Any]:

@@ -204,8 +204,10 @@ def test_a_checkpoint_of_another_student_is_refused(workspace: Path, plain: Path
     ],
 )
 def test_bad_input_is_one_line(workspace: Path, options: list[str], part: str) -> None:
+    before = set((workspace / "runs").glob("*"))
     done = mmkd("train", "--work", workspace, *SMALL, *options)
     assert done.returncode == 1
+    assert set((workspace / "runs").glob("*")) == before, "a run was begun that could not be trained"
     error = [line for line in done.stderr.splitlines() if line.startswith("mmkd: ")]
     assert len(error) == 1, done.stderr
     assert part in error[0]
