@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_zero_shot import FakeEncoder, png, save_labelled, task_of
+from test_tasks import save_labelled
+from test_zero_shot import FakeEncoder, png, task_of
 
 from mmkd.errors import ConfigError, DataError
 from mmkd.evaluation.builtin_sets import builtin_sets, find_builtin, match_classes, open_builtin
