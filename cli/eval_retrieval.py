@@ -71,12 +71,8 @@ def retrieval(
       mmkd eval retrieval --data coco --data photos.parquet --limit 1000
       mmkd eval retrieval --model openai/clip-vit-base-patch32 --data flickr30k=flickr30k.parquet
     """
-    from mmkd.cli.evaluation_examples import examples_file, write_retrieval_examples
     from mmkd.evaluation.captioned import open_captioned
     from mmkd.evaluation.embedded import KeptEmbeddings
-    from mmkd.evaluation.plots import save_figure
-    from mmkd.evaluation.retrieval_plot import plot_retrieval
-    from mmkd.files import write_csv, write_json
 
     students = find_students(model or [], Workspace(work).runs)
     reference = find_teacher(teacher, students)
@@ -94,12 +90,7 @@ def retrieval(
     )
     for line in table(report):
         console.print(line, markup=False, soft_wrap=True)
-    write_json(file, {**report.to_json(), **provenance()})
-    write_csv(file.with_suffix(".csv"), report.rows())
-    save_figure(plot_retrieval(report), file.with_suffix(".png"))
-    write_retrieval_examples(examples_file(file), report, tasks)
-    say("saved", f"{file} · {file.stem}.csv, {file.stem}-examples.json, {file.stem}.png")
-    refresh_card(file, students)
+    save_retrieval(report, tasks, file, students)
 
 
 def run_retrieval(
@@ -137,6 +128,23 @@ def run_retrieval(
             )
     specs = {name: encoder.spec for name, encoder in encoders.items()}
     return RetrievalReport(specs, TEACHER if TEACHER in specs else None, tuple(sets))
+
+
+def save_retrieval(
+    report: "RetrievalReport", tasks: "Sequence[RetrievalTask]", file: Path, students: Sequence[Subject]
+) -> None:
+    """JSON, beside it the same as CSV and as a figure, and some pairs with what was found; then the card."""
+    from mmkd.cli.evaluation_examples import examples_file, write_retrieval_examples
+    from mmkd.evaluation.plots import save_figure
+    from mmkd.evaluation.retrieval_plot import plot_retrieval
+    from mmkd.files import write_csv, write_json
+
+    write_json(file, {**report.to_json(), **provenance()})
+    write_csv(file.with_suffix(".csv"), report.rows())
+    save_figure(plot_retrieval(report), file.with_suffix(".png"))
+    write_retrieval_examples(examples_file(file), report, tasks)
+    say("saved", f"{file} · {file.stem}.csv, {file.stem}-examples.json, {file.stem}.png")
+    refresh_card(file, students)
 
 
 def table(report: "RetrievalReport") -> list[str]:

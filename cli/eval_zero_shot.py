@@ -137,8 +137,7 @@ def zero_shot(
     tables = [table(report), *(["", *template_table(one)] for one in report.sets if by_template)]
     for line in chain.from_iterable([*tables, ["", *cost_table(report)]]):
         console.print(line, markup=False, soft_wrap=True)
-    _save(report, file, html)
-    refresh_card(file, students)
+    save_zero_shot(report, file, students, html=html)
     if check:
         report_checks(checks)
 
@@ -200,8 +199,10 @@ def _advance(bar: "Progress", task: "TaskID", done: int) -> None:
     bar.advance(task, done)
 
 
-def _save(report: "ZeroShotReport", file: Path, html: Path | None) -> None:
-    """JSON, and beside it the same as CSV and as a figure, and some images with what was answered."""
+def save_zero_shot(
+    report: "ZeroShotReport", file: Path, students: Sequence[Subject], *, html: Path | None = None
+) -> None:
+    """JSON, beside it the same as CSV and as a figure, and some images with what was answered; then the card."""
     from mmkd.cli.evaluation_examples import examples_file, write_zero_shot_examples
     from mmkd.evaluation.plots import save_figure
     from mmkd.evaluation.zero_shot_plot import plot_scores, plot_trade
@@ -225,3 +226,4 @@ def _save(report: "ZeroShotReport", file: Path, html: Path | None) -> None:
         *([str(html)] if html else []),
     ]
     say("saved", f"{file} · {', '.join(others)} · next: mmkd eval bias")
+    refresh_card(file, students)

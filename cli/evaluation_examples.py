@@ -1,5 +1,6 @@
 """Pictures beside an evaluation: what each model answered to a few images, for `mmkd report`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ def write_zero_shot_examples(file: Path, report: "ZeroShotReport") -> None:
     _write(file, sets)
 
 
-def write_retrieval_examples(file: Path, report: "RetrievalReport", tasks: "list[RetrievalTask]") -> None:
+def write_retrieval_examples(file: Path, report: "RetrievalReport", tasks: "Sequence[RetrievalTask]") -> None:
     """Write the drawn images of each set with what each model found nearest to them."""
     sets = [
         {

@@ -225,12 +225,11 @@ def _judge(folder: Path, study: Path, evaluation: Evaluation) -> None:
     if is_judged(folder, evaluation.to_json()):
         return
     from mmkd.cli.eval_retrieval import REPORT as RETRIEVAL_REPORT
-    from mmkd.cli.eval_retrieval import run_retrieval
+    from mmkd.cli.eval_retrieval import run_retrieval, save_retrieval
     from mmkd.cli.eval_zero_shot import REPORT as ZERO_SHOT_REPORT
-    from mmkd.cli.eval_zero_shot import run_zero_shot
+    from mmkd.cli.eval_zero_shot import run_zero_shot, save_zero_shot
     from mmkd.cli.models import find_students, find_teacher
     from mmkd.evaluation.embedded import KeptEmbeddings
-    from mmkd.files import write_csv, write_json
     from mmkd.study.results import RunScore, write_result
 
     students = find_students([str(folder)], folder.parent)
@@ -253,15 +252,13 @@ def _judge(folder: Path, study: Path, evaluation: Evaluation) -> None:
 
     if labelled:
         report = run_zero_shot([teacher, *students], labelled, **settings)
-        write_json(folder / ZERO_SHOT_REPORT, report.to_json())
-        write_csv((folder / ZERO_SHOT_REPORT).with_suffix(".csv"), report.rows())
+        save_zero_shot(report, folder / ZERO_SHOT_REPORT, students)
         for one in report.sets:
             take(one.task.name, one.models, list(one.models["student"].scores))
             answers[one.task.name] = one.models["student"].right
     if captioned:
         found = run_retrieval([teacher, *students], captioned, **settings)
-        write_json(folder / RETRIEVAL_REPORT, found.to_json())
-        write_csv((folder / RETRIEVAL_REPORT).with_suffix(".csv"), found.rows())
+        save_retrieval(found, captioned, folder / RETRIEVAL_REPORT, students)
         for each in found.sets:
             take(each.name, each.models, list(each.models["student"].scores))
     write_result(folder, evaluation.to_json(), scores, collapsed, answers)

@@ -162,6 +162,8 @@ def _origin(record: dict[str, Any]) -> str:
         )
     revision = f" at `{teacher['revision']}`" if teacher.get("revision") else ""
     name = f"`{_shown(teacher['model'])}`{revision}"
+    if record.get("steps") == 0:
+        return f"put together from layers of {name}, and never trained"
     if record["recipe"]["kd"] != "none":
         return f"distilled from {name}"
     if record["recipe"]["init"] == "random":

@@ -83,6 +83,19 @@ def test_arms_share_rows_and_budget(study: Path) -> None:
     assert not list(study.glob("runs/*/checkpoints"))
 
 
+def test_a_run_is_judged_as_mmkd_eval_leaves_it(study: Path) -> None:
+    for name in ("feature-seed0", "untrained"):
+        run = study / "runs" / name
+        for report in ("zero-shot", "retrieval"):
+            made = json.loads((run / f"{report}.json").read_text())
+            assert made["command"][0] == "mmkd"
+            assert made["versions"]["torch"] == torch.__version__
+            assert all((run / f"{report}{end}").is_file() for end in (".csv", ".png", "-examples.json"))
+        card = (run / "student" / "README.md").read_text()
+        assert "| `colours` | top-1 |" in card and "| `pairs` | image to text R@1 |" in card
+    assert "and never trained with mmkd" in card  # the untrained student's
+
+
 def test_the_untrained_student_is_the_teachers_alternate_layers(study: Path, tiny_clip: Path) -> None:
     student = load_file(study / "runs" / "untrained" / "student" / "model.safetensors")
     teacher = CLIPModel.from_pretrained(tiny_clip).state_dict()
