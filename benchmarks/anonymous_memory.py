@@ -73,7 +73,7 @@ def train(folder: Path, rows: int) -> float:  # noqa: ARG001
     )
     pairs: Any = OnePair()
     reader = BatchReader(pairs, encoder.image_processor, encoder.tokenizer, 77, store)
-    plan = BatchPlan(np.flatnonzero(store.valid), 64, seed=0)
+    plan = BatchPlan(store.usable, 64, seed=0)
     batches = BatchStream(reader, plan, rank=0, world=1, workers=0).from_step(0)
     for _ in range(STEPS):
         distill_step(student, objective, next(batches)).total.backward()  # type: ignore[no-untyped-call]

@@ -79,9 +79,9 @@ def measure(folder: Path, rows: int, warm: Path) -> Figures:
     store.verify()
     found["verify_s"] = time.perf_counter() - start
     found["verified_mb"] = own_memory()
-    plan = BatchPlan(np.flatnonzero(store.valid), BATCH, seed=0)
-    first = plan.epoch(0)
-    plan.views_of(0, first[0])
+    plan = BatchPlan(store.usable, BATCH, seed=0)
+    rows, _ = next(plan.batches(0))
+    plan.views_of(0, rows)
     found["planning_mb"] = own_memory()
     return found
 

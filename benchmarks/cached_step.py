@@ -22,6 +22,7 @@ from mmkd.batches import BatchReader
 from mmkd.cache.build import build_cache
 from mmkd.cache.store import open_cache
 from mmkd.data import DataSource, open_pairs
+from mmkd.row_set import RowSet
 from mmkd.sampling import BatchPlan, StepRows
 
 CACHED, CONSTANT = "step on targets from the cache", "step on constant targets"
@@ -46,11 +47,10 @@ def main() -> None:
             BatchReader(pairs, encoder.image_processor, encoder.tokenizer, 77, given)
             for given in (store, None)
         ]
-        plan = BatchPlan(np.arange(len(pairs)), batch, seed=0)
-        rows, draws = plan.epoch(0)
+        plan = BatchPlan(RowSet.all_of(len(pairs)), batch, seed=0)
         steps = [
-            StepRows(rows[i], draws[i], np.zeros(0, np.int64), np.zeros(batch, np.int64))
-            for i in range(plan.steps_per_epoch)
+            StepRows(rows, draws, np.zeros(0, np.int64), np.zeros(batch, np.int64))
+            for rows, draws in plan.batches(0)
         ]
         targets = torch.randn(2, batch, 512)
         turn = iter(range(10**9))

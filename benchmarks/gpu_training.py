@@ -10,7 +10,6 @@ batches from the training's own stream: rows of a cache's stored pixels, caption
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from clip_models import MEDIAN_TOKENS, NAMES, config_of, flops, random_encoder, real_captions
 from gpu import device_for, gpu_figure, utilisation
@@ -21,6 +20,7 @@ from training_steps import Trainer, made_up_batch
 from mmkd.batches import BatchReader, BatchStream
 from mmkd.cache.store import open_cache
 from mmkd.pairs import Pair
+from mmkd.row_set import RowSet
 from mmkd.sampling import BatchPlan
 
 CLAIMS = {"b32": 0.35, "b16": 0.45}
@@ -92,7 +92,7 @@ def stream(folder: Path, batch: int, workers: int) -> Any:
     store, encoder = open_cache(folder, verify=False), random_encoder("tiny")
     pairs: Any = Captions()
     reader = BatchReader(pairs, encoder.image_processor, encoder.tokenizer, 77, store)
-    plan = BatchPlan(np.arange(len(store)), batch, seed=0)
+    plan = BatchPlan(RowSet.all_of(len(store)), batch, seed=0)
     return BatchStream(reader, plan, rank=0, world=1, workers=workers).from_step(0)
 
 

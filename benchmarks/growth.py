@@ -147,7 +147,7 @@ def training(folder: Path, rows: int) -> Callable[[], Any]:
     reader = BatchReader(pairs, encoder.image_processor, encoder.tokenizer, 77, store)
 
     def epoch() -> None:
-        plan = BatchPlan(np.flatnonzero(store.valid), min(rows, 64), seed=0)
+        plan = BatchPlan(store.usable, min(rows, 64), seed=0)
         batches = BatchStream(reader, plan, rank=0, world=1, workers=0).from_step(0)
         for _ in range(plan.steps_per_epoch):
             distill_step(student, objective, next(batches)).total.backward()  # type: ignore[no-untyped-call]

@@ -71,7 +71,7 @@ def images_per_second(
     reader = BatchReader(
         pairs, encoder.image_processor, encoder.tokenizer, max_text_length(encoder.model), store
     )
-    plan = BatchPlan(np.flatnonzero(store.valid), BATCH, 0)
+    plan = BatchPlan(store.usable, BATCH, 0)
     levels = pixel_levels(encoder.image_processor)
     batches = BatchStream(reader, plan, rank=0, world=1, workers=0).from_step(0)
     next(batches)

@@ -158,7 +158,7 @@ def probe_caching(
     queued = 3 + (workers or 0)  # the queue holds about as many at the start
     skipped = min(max(1, min(queued, len(stamps) - LEAST_BATCHES)), len(stamps) - 2)
     caption = max(0.0, finished - stamps[-1][0] - byte * store.manifest.bytes) / max(1, texts)
-    good = np.flatnonzero(store.valid).astype(np.int64)
+    good = store.usable.to_array()
     probe = CachingProbe(
         measured(stamps[skipped:]), caption, byte, len(good) / len(rows), stamps[-1][1] - stamps[skipped][1]
     )

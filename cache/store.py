@@ -21,6 +21,7 @@ from mmkd.cache.shard import check_file, check_pairs
 from mmkd.data import DataSource, PairDataset, open_pairs, row_hash
 from mmkd.embeddings import Embeddings, TeacherSpec
 from mmkd.errors import CacheError, ConfigError, DataError, StaleCacheError
+from mmkd.row_set import RowSet
 
 
 class CacheStore:
@@ -70,15 +71,14 @@ class CacheStore:
         text += "" if self.picked is None else f" {self.picked}"
         return xxhash.xxh3_128_hexdigest(text.encode("utf-8", "surrogatepass"))
 
-    # What has R entries is read anew each time and kept nowhere, so that memory does not grow with the rows.
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """bool (R,): False where the pair was masked."""
-        valid = np.empty(len(self), np.bool_)
+    @cached_property
+    def usable(self) -> RowSet:
+        """The rows whose pair was not masked."""
+        masked = [np.empty(0, np.int64)]
         for index in range(len(self.manifest.shards)):
-            rows = self.manifest.settings.shard_range(index)
-            np.not_equal(self.shard(index)["valid"], 0, out=valid[rows.start : rows.stop])
-        return valid
+            start = self.manifest.settings.shard_range(index).start
+            masked.append(start + np.flatnonzero(self.shard(index)["valid"] == 0))
+        return RowSet(len(self), np.concatenate(masked))
 
     def caption_counts(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
         """uint16 (B,): captions of each of ``rows``."""

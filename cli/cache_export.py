@@ -52,7 +52,7 @@ def cache_export(
     with progress("rows") as bar:
         task = bar.add_task("exporting", total=len(store))
         rows = export_cache(store, pairs, out, on_progress=lambda done: bar.update(task, completed=done))
-    masked = int((~store.valid).sum())
+    masked = len(store) - len(store.usable)
     left_out = f" · {masked:,} masked rows left out" if masked else ""
     say(
         "exported",

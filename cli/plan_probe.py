@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from mmkd.batches import BatchStream, DistillBatch
 from mmkd.cache.probe import ProbedCache, RepeatedPairs, RepeatedStore
 from mmkd.checkpoints import Checkpoints
@@ -22,6 +20,7 @@ from mmkd.hub import resolve_model
 from mmkd.pixels import normalise_pixels, pixel_levels
 from mmkd.planning import TrainingProbe, measured
 from mmkd.recipe import Recipe
+from mmkd.row_set import RowSet
 from mmkd.runs import Run
 from mmkd.training import Hooks, Prepared, fit
 
@@ -73,9 +72,7 @@ def rehearsal_inputs(cached: ProbedCache, encoder: PairEncoder, model: str, pair
     repeated = RepeatedPairs(cached.pairs, cached.good, pairs)
     if cached.store.pixels:
         repeated.sides = ("text",)  # images are then read from the cache
-    return Inputs(
-        repeated, np.arange(pairs, dtype=np.int64), image_processor, tokenizer, model, revision, store
-    )
+    return Inputs(repeated, RowSet.all_of(pairs), image_processor, tokenizer, model, revision, store)
 
 
 class Clocked:

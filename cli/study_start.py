@@ -56,7 +56,7 @@ def run_study(file: Path | None, settings: dict[str, Any], *, work: Path) -> Non
 
 
 def _run(study: Study, place: StudyFolder, store: "CacheStore", settings: dict[str, Any]) -> None:
-    jobs, pairs = settings["jobs"], int(store.valid.sum())
+    jobs, pairs = settings["jobs"], len(store.usable)
     if settings["search"]:
         study = search(study, place, trials=settings["search"], jobs=jobs, pairs=pairs)
     dropped = halve_arms(study, place, jobs=jobs, pairs=pairs) if settings["halving"] else {}
@@ -231,7 +231,7 @@ def check_against_cache(study: Study, store: "CacheStore") -> None:
     Raises:
         ConfigError: names the arm and what does not fit.
     """
-    pairs = int(store.valid.sum())
+    pairs = len(store.usable)
     for arm in study.arms:
         recipe = arm.recipe
         try:

@@ -22,8 +22,8 @@ from mmkd.families import load_processors, read_model_config
 from mmkd.hub import resolve_model
 from mmkd.parse import read_yaml
 from mmkd.recipe import Recipe
+from mmkd.row_set import RowSet, split_rows
 from mmkd.runs import Run, list_runs, read_run
-from mmkd.sampling import split_rows
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,7 +42,7 @@ class Inputs:
 
     Attributes:
         pairs: images and captions.
-        rows: int64 (N,): the rows to train on.
+        rows: those to train on.
         held_out: int64 (M,): the rows of ``--hold-out``.
         image_processor: the student's preprocessing, the teacher's own.
         tokenizer: the student's tokenizer, the teacher's own.
@@ -53,7 +53,7 @@ class Inputs:
     """
 
     pairs: "PairDataset"
-    rows: NDArray[np.int64]
+    rows: RowSet
     image_processor: Any
     tokenizer: Any
     model: str
@@ -133,7 +133,7 @@ class Inputs:
         with MiningProgress() as bar:
             found = load_or_mine(
                 self.store,
-                self.rows,
+                self.rows.to_array(),
                 rules=recipe.rules,
                 seed=recipe.seed,
                 search=search,
@@ -152,7 +152,7 @@ class Inputs:
         assert self.store is not None
         machine = parse_memory(memory)
         cuda = accelerator.device.type == "cuda"
-        captions = len(np.unique(self.store.hashes(self.rows)[:, 1]))
+        captions = len(np.unique(self.store.hashes(self.rows.to_array())[:, 1]))
         method = choose_method(
             captions, self.store.spec.dim, memory=machine, asked=recipe.mining_search, cuda=cuda
         )
@@ -256,7 +256,7 @@ def _open_from_scratch(recipe: Recipe, data: list[str] | None, model_config: Pat
         raise ConfigError("--model-config trains without a cache, so it needs the pairs: pass --data")
     folder, image_processor, tokenizer = open_student_folder(model_config)
     pairs = open_pairs([DataSource(spec) for spec in data])
-    rows, held_out = split_rows(np.arange(len(pairs), dtype=np.int64), recipe.limit, recipe.hold_out)
+    rows, held_out = split_rows(RowSet.all_of(len(pairs)), recipe.limit, recipe.hold_out)
     model = str(folder.resolve())
     return Inputs(pairs, rows, image_processor, tokenizer, model, None, None, False, held_out)
 
@@ -272,7 +272,7 @@ def _open_without_teacher(recipe: Recipe, cache: Path, data: list[str] | None, m
     check_width(store, folder)
     pairs = store.open_pairs(data)
     check_data(store, pairs)
-    rows, held_out = split_rows(np.flatnonzero(store.valid).astype(np.int64), recipe.limit, recipe.hold_out)
+    rows, held_out = split_rows(store.usable, recipe.limit, recipe.hold_out)
     model = str(folder.resolve())
     return Inputs(pairs, rows, image_processor, tokenizer, model, None, store, False, held_out)
 
@@ -321,7 +321,7 @@ def _open_cached(
     image_processor, tokenizer = load_processors(resolve_model(model, revision=revision), name=model)
     pairs = store.open_pairs(data, sides=sides_to_read(store, recipe, image_processor))
     check_data(store, pairs)
-    rows, held_out = split_rows(np.flatnonzero(store.valid).astype(np.int64), recipe.limit, recipe.hold_out)
+    rows, held_out = split_rows(store.usable, recipe.limit, recipe.hold_out)
     return Inputs(pairs, rows, image_processor, tokenizer, model, revision, store, held_out=held_out)
 
 

@@ -54,7 +54,7 @@ def plan_batches(recipe: "Recipe", inputs: "Inputs", mined: "Neighbours | None")
     """
     views = None if recipe.mismatched else recipe.views or 1
     rows, window = inputs.rows, recipe.shuffle_tars
-    tars = None if window is None else inputs.pairs.tars_of(rows)
+    tars = None if window is None else inputs.pairs.tar_starts()
     neighbours = None if mined is None else mined.rows
     return BatchPlan(
         rows, recipe.global_batch, recipe.seed, neighbours, recipe.bank, views, tars, window or 1
@@ -178,7 +178,7 @@ class TrainingLoop:
         store, recipe = self.inputs.store, self.recipe
         if store is None or recipe.init == "random" or not recipe.objective.uses_logit_bias:
             return FIRST_LOGIT_BIAS
-        rows = self.inputs.rows[np.linspace(0, len(self.inputs.rows) - 1, 1_024, dtype=np.int64)]
+        rows = self.inputs.rows.take(np.linspace(0, len(self.inputs.rows) - 1, 1_024, dtype=np.int64))
         return fitting_logit_bias(store.read(rows), float(self.student.clip.logit_scale.detach().exp()))
 
     def _hooks(
@@ -248,7 +248,7 @@ class TrainingLoop:
         recipe, inputs, accelerator = self.recipe, self.inputs, self.accelerator
         if not recipe.refresh_every or inputs.store is None:
             return None
-        share, rows = Share.current(), inputs.rows
+        share, rows = Share.current(), inputs.rows.to_array()
         search = inputs.search_options(recipe, accelerator, self.mining_memory)
         return Refresher(
             every=recipe.refresh_every,

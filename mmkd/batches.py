@@ -217,13 +217,12 @@ class _EpochBatches:
         self.epoch, self.first = 0, 0
 
     def __iter__(self) -> Iterator[StepRows]:
-        rows, draws = self.plan.epoch(self.epoch)
-        views = self.plan.views_of(self.epoch, rows)
-        local = self.plan.global_batch // self.world
+        plan, epoch = self.plan, self.epoch
+        local = plan.global_batch // self.world
         mine = slice(self.rank * local, (self.rank + 1) * local)
-        for step in range(self.first, len(rows)):
-            bank = self.plan.bank_rows(self.epoch, step, rows[step])
-            yield StepRows(rows[step, mine], draws[step, mine], bank, views[step, mine])
+        for step, (rows, draws) in enumerate(plan.batches(epoch, self.first), self.first):
+            bank = plan.bank_rows(epoch, step, rows)
+            yield StepRows(rows[mine], draws[mine], bank, plan.views_of(epoch, rows[mine]))
 
     def __len__(self) -> int:
         return self.plan.steps_per_epoch - self.first

@@ -157,8 +157,8 @@ class PairDataset:
         pair = table.pair(row - (self._ends[which - 1] if which else 0))
         return pair.filtered(table.source.filters) if table.source.filters else pair
 
-    def tars_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which tar each of ``rows`` lies in, int64 (N,).
+    def tar_starts(self) -> NDArray[np.int64]:
+        """The first row of each tar, int64 (T,), ascending.
 
         Raises:
             ConfigError: the data is no WebDataset tars.
@@ -170,7 +170,7 @@ class PairDataset:
                     f"--shuffle-tars is for WebDataset tars, and {short_spec(table.source.spec)} is none; leave it out"
                 )
             starts.append(first + end - len(table))
-        return np.searchsorted(np.concatenate(starts), rows, side="right") - 1
+        return np.concatenate(starts)
 
     def links(self) -> list[tuple[str, Links]]:
         """Where images were downloaded by img2dataset: each such source, and what became of its links.

@@ -109,11 +109,6 @@ class TeacherStore(Protocol):
         """Rows, masked ones included."""
         ...
 
-    @property
-    def valid(self) -> NDArray[np.bool_]:
-        """bool (R,): False where the pair was masked."""
-        ...
-
     def hashes(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
         """uint64 (B, 2): xxh3_64 of the image bytes and of the captions of ``rows``."""
         ...

@@ -1,5 +1,7 @@
 """Which rows a step sees: a pure function of seed, epoch, step and global batch size."""
 
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -7,9 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.errors import ConfigError
+from mmkd.row_set import RowSet
+from mmkd.shuffle import Shuffle, mix
 
-SUBSET_SEED = 7012  # the same subset for every --seed, so that seeds share their data
+SHUFFLED_WHOLE = 1 << 20  # rows; more are shuffled piece by piece, so that memory does not grow with them
+PIECE = 1 << 16  # rows
 GROUP = 8  # a row and up to seven of its neighbours stand in one batch
+
+
+_Piece = tuple[int, Callable[[], NDArray[np.int64]]]
 
 
 class StepRows(NamedTuple):
@@ -28,53 +36,24 @@ class StepRows(NamedTuple):
     views: NDArray[np.int64]
 
 
-def split_rows(
-    rows: NDArray[np.int64], limit: int | None, hold_out: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows to train on and those held out of them, the same for every seed.
-
-    Args:
-        rows: int64 (N,), usable ones.
-        limit: how many of them there are to be, held out or not; ``None``: all.
-        hold_out: how many of those are kept from training.
-
-    Raises:
-        ConfigError: fewer than 2 are left to train on.
-    """
-    draws = np.random.default_rng(SUBSET_SEED)
-    if limit is not None and limit < len(rows):
-        if limit < 2:
-            raise ConfigError(f"--limit {limit} leaves nothing to train on; expected 2 or more")
-        rows = np.sort(draws.choice(rows, limit, replace=False))
-    if not hold_out:
-        return rows, np.empty(0, dtype=np.int64)
-    if len(rows) - hold_out < 2:
-        raise ConfigError(
-            f"--hold-out {hold_out:,} leaves nothing to train on of {len(rows):,} pairs; use fewer"
-        )
-    held = np.zeros(len(rows), dtype=np.bool_)
-    held[draws.choice(len(rows), hold_out, replace=False)] = True
-    return rows[~held], rows[held]
-
-
 @dataclass(frozen=True)
 class BatchPlan:
     """The batches of every epoch, the same for any number of processes.
 
     Attributes:
-        rows: int64 (N,): the rows to train on.
+        rows: the rows to train on.
         global_batch: rows of one step, over all processes.
         seed: of the permutations.
         neighbours: int32 (R, K) by row, -1 where there is none: hard negatives that are to share a batch with
             their row; ``None`` for plain random batches.
         bank: N, the rows of a step's bank.
         views: V, the views that a row shows by turns; ``None`` for a new one, never shown before, each epoch.
-        tars: int64 (N,): which tar each of ``rows`` lies in; ``None`` to shuffle all rows with each other.
+        tars: int64 (T,): the first row of each tar; ``None`` to shuffle all rows with each other.
         window: with ``tars``, so many of them are shuffled with each other: the tars come in a new order each
             epoch, and are read from front to back but for that.
     """
 
-    rows: NDArray[np.int64]
+    rows: RowSet
     global_batch: int
     seed: int
     neighbours: NDArray[np.int32] | None = None
@@ -100,32 +79,63 @@ class BatchPlan:
         """Whole batches of an epoch; the rest is dropped, since repeated rows would be false negatives."""
         return len(self.rows) // self.global_batch
 
-    def epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Rows of one epoch, int64 (steps, global_batch), and for each a draw from [0, 1) that picks its caption."""
-        generator = np.random.default_rng((self.seed, epoch))
-        free = np.zeros(0 if self.neighbours is None else len(self.neighbours), dtype=bool)
-        parts = []
-        for part in self._windows(generator):
-            shuffled = generator.permutation(part)
-            if self.neighbours is not None:
-                shuffled = _group(shuffled, self.neighbours, generator, free)
-            parts.append(shuffled)
-        order = np.concatenate(parts)
-        order = order[: self.steps_per_epoch * self.global_batch]
-        shape = (self.steps_per_epoch, self.global_batch)
-        return order.reshape(shape), generator.random(shape)
+    def batches(self, epoch: int, first: int = 0) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float64]]]:
+        """The steps of one epoch, from ``first`` on: rows, int64 (global_batch,), and draws from [0, 1).
 
-    def _windows(self, generator: np.random.Generator) -> list[NDArray[np.int64]]:
-        """The rows that are shuffled with each other, and grouped with their neighbours."""
-        if self.tars is None:
-            return [self.rows]
-        tars, firsts = np.unique(np.sort(self.tars), return_index=True)
-        by_tar = np.split(self.rows[np.argsort(self.tars, kind="stable")], firsts[1:])
-        order = generator.permutation(len(tars)).tolist()
-        return [
-            np.concatenate([by_tar[tar] for tar in order[first : first + self.window]])
-            for first in range(0, len(order), self.window)
-        ]
+        A row's draw picks its caption.
+        """
+        generator = np.random.default_rng((self.seed, epoch))
+        pieces = self._pieces(epoch, generator)
+        skipped, size = first * self.global_batch, self.global_batch
+        generator.bit_generator.advance(skipped)  # type: ignore[attr-defined]  # a draw is one of its numbers
+        left = np.empty(0, np.int64)
+        for length, read in pieces:
+            if skipped >= length:
+                skipped -= length
+                continue
+            rows, skipped = read()[skipped:], 0
+            rows = np.concatenate([left, rows]) if len(left) else rows
+            for start in range(0, len(rows) - size + 1, size):
+                yield rows[start : start + size], generator.random(size)
+            left = rows[len(rows) // size * size :]
+
+    def _pieces(self, epoch: int, generator: np.random.Generator) -> list[_Piece]:
+        """The epoch's rows in their order, piece after piece: how many, and what reads them."""
+        if self.tars is not None:
+            return self._windows(epoch, generator)
+        count = len(self.rows)
+        if self.neighbours is not None or count <= SHUFFLED_WHOLE:
+            order = self._mixed(self.rows.to_array(), generator)
+            return [(count, lambda: order)]
+        shuffle = Shuffle(count, (self.seed, epoch))
+
+        def piece(start: int) -> _Piece:
+            stop = min(start + PIECE, count)
+            return stop - start, lambda: self.rows.take(shuffle(np.arange(start, stop)))
+
+        return [piece(start) for start in range(0, count, PIECE)]
+
+    def _windows(self, epoch: int, generator: np.random.Generator) -> list[_Piece]:
+        """The tars in the epoch's order, those of a window shuffled with each other."""
+        assert self.tars is not None
+        starts = self.rows.places_before(self.tars)
+        stops = np.append(starts[1:], len(self.rows))
+        order = generator.permutation(len(starts))
+
+        def piece(tars: NDArray[np.int64]) -> _Piece:
+            def read() -> NDArray[np.int64]:
+                places = [np.arange(starts[tar], stops[tar]) for tar in tars]
+                own = np.random.default_rng((self.seed, epoch, int(tars[0])))
+                return self._mixed(self.rows.take(np.concatenate(places)), own)
+
+            return int((stops[tars] - starts[tars]).sum()), read
+
+        return [piece(order[at : at + self.window]) for at in range(0, len(order), self.window)]
+
+    def _mixed(self, rows: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+        """Rows in random order, where there are neighbours beside them."""
+        shuffled = generator.permutation(rows)
+        return shuffled if self.neighbours is None else _group(shuffled, self.neighbours, generator)
 
     def views_of(self, epoch: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Which view each of ``rows`` shows in an epoch, in their shape.
@@ -134,9 +144,8 @@ class BatchPlan:
         """
         if self.views is None:
             return np.full(rows.shape, 1 + epoch)
-        generator = np.random.default_rng((self.seed, 0, 0x76696577))
-        first = generator.integers(self.views, size=int(self.rows.max()) + 1)
-        return (first[rows] + epoch) % self.views
+        first = mix(rows.astype(np.uint64), self.seed) % np.uint64(self.views)
+        return (first.astype(np.int64) + epoch) % self.views
 
     def bank_rows(self, epoch: int, step: int, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows of a step's bank, none of them in the batch: the mined neighbours first, then random ones.
@@ -158,7 +167,7 @@ class BatchPlan:
         generator = np.random.default_rng((self.seed, epoch, step, 0x62616E6B))
         while missing:
             # By rejection, since a step must not cost more the larger the data is.
-            drawn = np.unique(generator.choice(self.rows, 2 * missing))
+            drawn = np.unique(self.rows.take(generator.integers(len(self.rows), size=2 * missing)))
             drawn = generator.permutation(drawn[~np.isin(drawn, taken)])[:missing]
             taken, chosen = np.concatenate([taken, drawn]), [*chosen, drawn]
             missing -= len(drawn)
@@ -166,26 +175,36 @@ class BatchPlan:
 
 
 def _group(
-    order: NDArray[np.int64],
-    neighbours: NDArray[np.int32],
-    generator: np.random.Generator,
-    free: NDArray[np.bool_],
+    order: NDArray[np.int64], neighbours: NDArray[np.int32], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Put rows beside their still unused neighbours, then shuffle the groups; ``free`` is False before and after."""
+    """Put rows beside their still unused neighbours, then shuffle the groups."""
+    free = np.zeros(len(neighbours), dtype=bool)
     free[order] = True
-    starts: list[int] = []
-    grouped: list[int] = []
-    for row in order.tolist():
-        if not free[row]:
-            continue
-        free[row] = False
-        starts.append(len(grouped))
-        grouped.append(row)
-        for neighbour in neighbours[row].tolist():
-            if neighbour >= 0 and free[neighbour]:
-                free[neighbour] = False
-                grouped.append(neighbour)
-                if len(grouped) - starts[-1] == GROUP:
-                    break
-    groups = np.split(np.array(grouped, dtype=np.int64), starts[1:])
-    return np.concatenate([groups[index] for index in generator.permutation(len(groups))])
+    starts, grouped, done = array("q"), np.empty_like(order), 0
+    for piece in range(0, len(order), PIECE):  # a Python number takes four times its place in an array
+        for row in order[piece : piece + PIECE].tolist():
+            if not free[row]:
+                continue
+            free[row] = False
+            starts.append(done)
+            grouped[done] = row
+            done += 1
+            for neighbour in neighbours[row].tolist():
+                if neighbour >= 0 and free[neighbour]:
+                    free[neighbour] = False
+                    grouped[done] = neighbour
+                    done += 1
+                    if done - starts[-1] == GROUP:
+                        break
+    return _shuffle_groups(grouped, np.frombuffer(starts, np.int64), generator)
+
+
+def _shuffle_groups(
+    grouped: NDArray[np.int64], starts: NDArray[np.int64], generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Groups in random order, each as it is."""
+    chosen = generator.permutation(len(starts))
+    lengths = np.diff(starts, append=len(grouped))[chosen]
+    moved = np.repeat(starts[chosen] - np.cumsum(lengths) + lengths, lengths)
+    places: NDArray[np.int64] = np.arange(len(grouped)) + moved
+    return grouped[places]

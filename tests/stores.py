@@ -25,10 +25,6 @@ class MemoryStore:
     def spec(self) -> TeacherSpec:
         return TeacherSpec("memory", None, "", "", "", self.image.shape[1], 100.0, (12, 12))
 
-    @property
-    def valid(self) -> np.ndarray:
-        return np.ones(len(self), dtype=bool)
-
     def hashes(self, rows: np.ndarray) -> np.ndarray:
         return np.stack([np.arange(len(self)), self.caption_ids], axis=1).astype(np.uint64)[rows]
 

@@ -63,7 +63,7 @@ def values(folder: Path, *, verify: bool) -> dict:
     return {
         "image": read.raw_image.numpy().tobytes(),
         "text": read.raw_text.numpy().tobytes(),
-        "valid": store.valid.tobytes(),
+        "usable": store.usable.listed.tobytes(),
         "captions": store.caption_counts(rows).tobytes(),
         "hashes": store.hashes(rows).tobytes(),
         "manifest": store.manifest,

@@ -41,7 +41,7 @@ def test_the_store_gives_what_the_teacher_gives(tiny_cache, tiny_encoder, tiny_p
     assert (found.image - F.normalize(images)).abs().max() < 1e-3
     assert (found.text - F.normalize(texts)).abs().max() < 1e-3
     assert (len(store), store.spec) == (96, tiny_encoder.spec)
-    assert store.valid.all()
+    assert len(store.usable) == 96
     assert store.hashes(np.array([40]))[0].tolist() == list(row_hash(tiny_pairs[40]))
 
 
@@ -133,7 +133,7 @@ def test_rows_that_cannot_be_used_are_masked_and_never_shift(mixed, tiny_encoder
     assert manifest.masked == {"no caption": 1, "not an image of a known format": 2}
     assert (states[-1].rows, states[-1].masked, states[-1].shards) == (30, 3, 2)
     store = open_cache(tmp_path / "c")
-    assert np.flatnonzero(~store.valid).tolist() == [1, 2, 3]
+    assert store.usable.listed.tolist() == [1, 2, 3]
     assert store.caption_counts(np.arange(6)).tolist() == [2, 0, 0, 0, 1, 2]
     masked = store.read(np.array([1, 2, 3]))
     assert masked.image.abs().sum() == masked.text.abs().sum() == 0

@@ -116,7 +116,7 @@ def test_npy_beside_a_text_file_takes_blank_lines_for_rows(tmp_path):
     store = import_(tmp_path / "text_vectors.npy", tmp_path / "cache")
     assert store.manifest.masked == {"no caption": 1}
     assert store.open_pairs()[4].captions == ("a thing, number 4",)
-    assert not store.valid[3]
+    assert store.usable.listed.tolist() == [3]
 
 
 def test_zeros_and_what_is_not_finite_are_masked_and_counted(tmp_path):
@@ -125,7 +125,7 @@ def test_zeros_and_what_is_not_finite_are_masked_and_counted(tmp_path):
     np.save(tmp_path / "image.npy", image)
     store = import_(tmp_path / "image.npy", tmp_path / "cache")
     assert store.manifest.masked == {"vector not finite": 2, "vector of zeros": 1}
-    assert np.flatnonzero(~store.valid).tolist() == [2, 5, 7]
+    assert store.usable.listed.tolist() == [2, 5, 7]
     assert not store.read(np.array([2, 5, 7])).raw_image.any()
     assert not store.read(np.arange(ROWS)).raw_text.any()  # a side that is not there
     done = mmkd("cache", "import", tmp_path / "image.npy", "--out", tmp_path / "strict")

@@ -42,7 +42,7 @@ def hostile_cache(tiny_encoder, tmp_path_factory) -> Path:
 
 def test_numbers_are_those_of_numpy(hostile_cache):
     store = open_cache(hostile_cache)
-    rows = np.flatnonzero(store.valid)
+    rows = store.usable.to_array()
     found = overview(reader_of(hostile_cache), queries=0)
     teacher = store.read(rows)
     image, text = teacher.image.numpy().astype(float), teacher.text.numpy().astype(float)
@@ -78,7 +78,7 @@ def test_neighbours_are_those_of_a_full_search(hostile_cache):
             source, _, target = kind.partition(" to ")
             scores = vectors[target] @ vectors[source][one.row]
             best: dict[int, float] = {}
-            for row in rows[store.valid]:
+            for row in store.usable.to_array():
                 own = source == target and hashes[target][row] == hashes[target][one.row]
                 if not own:
                     best.setdefault(int(hashes[target][row]), float(scores[row]))

@@ -112,7 +112,7 @@ def test_filtered_rows_are_masked_and_counted_but_are_no_bad_rows(tiny_encoder, 
         "filtered: too few words": 4,
     }
     store = open_cache(tmp_path / "cache")
-    assert store.valid.tolist() == [True] * 4 + [False] * 7 + [True]
+    assert store.usable.to_array().tolist() == [0, 1, 2, 3, 11]
     assert store.sources[0].filters == rule
     check_data(store, store.open_pairs())
     assert verify_cache(tmp_path / "cache").ok

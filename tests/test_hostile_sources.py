@@ -176,7 +176,7 @@ def test_names_that_no_file_can_have_are_masked(tmp_path):
     names = ["a\0b", *(f"{row}.png" for row in range(1, 24))]
     source = save_clip_retrieval(tmp_path / "in", vectors(0), None, {"image_path": names})
     store = import_(source, tmp_path / "cache", images=folder)
-    assert store.valid.tolist() == [False] + [True] * 23
+    assert store.usable.to_array().tolist() == list(range(1, 24))
 
 
 def test_urls_in_the_place_of_paths_are_not_fetched(tmp_path, monkeypatch):

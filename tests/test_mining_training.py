@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import Done, mmkd
+from planned import epoch_of
 from safetensors.torch import load_file
 
 from mmkd.batches import BatchReader, BatchStream
@@ -16,6 +17,7 @@ from mmkd.cache.store import open_cache
 from mmkd.errors import TrainingError
 from mmkd.mining import ArraySpace, NegativeRules, SearchOptions, Share
 from mmkd.mining.refresh import Refresher, embed_rows, load_neighbours
+from mmkd.row_set import RowSet
 from mmkd.sampling import BatchPlan
 from mmkd.step import PairStudent
 from mmkd.students import halve
@@ -133,7 +135,8 @@ def test_batches_follow_the_students_neighbours_from_its_epoch_on(
     refresher: Refresher, tiny_pairs, tiny_encoder, tmp_path: Path
 ) -> None:
     first = np.full((96, 1), -1, dtype=np.int32)
-    plan = BatchPlan(refresher.rows, 16, 0, first)
+    every = RowSet.only(refresher.rows)
+    plan = BatchPlan(every, 16, 0, first)
     reader = BatchReader(
         tiny_pairs, tiny_encoder.image_processor, tiny_encoder.tokenizer, 77, refresher.store
     )
@@ -147,9 +150,9 @@ def test_batches_follow_the_students_neighbours_from_its_epoch_on(
     mined = load_neighbours(tmp_path / "neighbours-epoch-2.npz", 96)
     ids = refresher.store.hashes(np.arange(96))[:, 0].astype(np.int64)
     for epoch, neighbours in ((0, first), (1, first), (2, mined)):
-        rows, _ = BatchPlan(refresher.rows, 16, 0, neighbours).epoch(epoch)
+        rows, _ = epoch_of(BatchPlan(every, 16, 0, neighbours), epoch)
         assert whole[6 * epoch : 6 * epoch + 6] == ids[rows].tolist()
-    unrefreshed, _ = plan.epoch(2)
+    unrefreshed, _ = epoch_of(plan, 2)
     assert whole[12:] != ids[unrefreshed].tolist()
     # Resumed in the middle of an epoch: what was mined is read, not mined with another student.
     object.__setattr__(refresher, "embed", None)

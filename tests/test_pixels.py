@@ -109,10 +109,10 @@ def test_masked_rows_have_black_pixels(mixed, tiny_encoder, tmp_path):  # noqa: 
     pairs = open_pairs([DataSource(str(mixed))])
     build_cache(tiny_encoder, pairs, tmp_path / "c", **SIZES, store_pixels=True, max_bad=0.1)
     store = open_cache(tmp_path / "c")
-    masked = np.flatnonzero(~store.valid)
+    masked = store.usable.listed
     assert masked.tolist() == [1, 2, 3]
     assert not store.read_pixels(masked).any()
-    assert store.read_pixels(np.flatnonzero(store.valid)).any(axis=(1, 2, 3)).all()
+    assert store.read_pixels(store.usable.to_array()).any(axis=(1, 2, 3)).all()
     assert verify_cache(tmp_path / "c").ok
 
     def paint(file) -> None:

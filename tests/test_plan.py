@@ -31,6 +31,7 @@ from mmkd.planning import (
     measured,
     training_cost,
 )
+from mmkd.row_set import RowSet
 from mmkd.sampling import BatchPlan
 
 ROOT = Path(__file__).parent.parent
@@ -122,7 +123,7 @@ def test_the_teacher_in_the_loop_gives_what_the_cache_holds(
     store = open_cache(tiny_cache)
     length = max_text_length(tiny_encoder.model)
     reader = BatchReader(tiny_pairs, tiny_encoder.image_processor, tiny_encoder.tokenizer, length, store)
-    stream = BatchStream(reader, BatchPlan(np.arange(96), 16, 0), rank=0, world=1, workers=0)
+    stream = BatchStream(reader, BatchPlan(RowSet.all_of(96), 16, 0), rank=0, world=1, workers=0)
     cached = next(stream.from_step(0))
     asked = next(Clocked(stream, tiny_encoder).from_step(0))
     for side in ("teacher_image", "teacher_text"):

@@ -24,6 +24,7 @@ from mmkd.encoders import load_encoder, max_text_length
 from mmkd.errors import CacheError, ConfigError, StaleCacheError
 from mmkd.images import decode_image
 from mmkd.pixels import resize_images
+from mmkd.row_set import RowSet
 from mmkd.sampling import BatchPlan, StepRows
 
 
@@ -143,11 +144,11 @@ def test_training_shows_the_student_what_the_teacher_saw(scaled_cache, tiny_enco
         max_text_length(tiny_encoder.model),
         store,
     )
-    plan = BatchPlan(np.arange(24), 8, 0)
-    rows, draws = plan.epoch(0)
-    step = StepRows(rows[0], draws[0], np.zeros(0, np.int64), np.zeros(8, np.int64))
+    plan = BatchPlan(RowSet.all_of(24), 8, 0)
+    rows, draws = next(plan.batches(0))
+    step = StepRows(rows, draws, np.zeros(0, np.int64), np.zeros(8, np.int64))
     found = reader.__getitems__(step).pixel_values
-    images = [decode_image(jpegs[row].image, jpeg_side=48) for row in rows[0].tolist()]
+    images = [decode_image(jpegs[row].image, jpeg_side=48) for row in rows.tolist()]
     assert torch.equal(found, tiny_encoder.preprocess(images))
 
 

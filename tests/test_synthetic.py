@@ -21,6 +21,7 @@ from mmkd.data import DataSource, Pair, open_pairs, row_hash
 from mmkd.encoders import max_text_length
 from mmkd.errors import ConfigError, DataError
 from mmkd.recipe import Recipe
+from mmkd.row_set import RowSet
 from mmkd.sampling import BatchPlan
 from mmkd.synthetic import choose_captions
 
@@ -155,7 +156,7 @@ def stream(cache: Path, encoder, *, share: float, rank: int = 0, world: int = 1)
         store,
         synthetic_share=share,
     )
-    return BatchStream(reader, BatchPlan(np.arange(24), 8, 0), rank=rank, world=world, workers=0)
+    return BatchStream(reader, BatchPlan(RowSet.all_of(24), 8, 0), rank=rank, world=world, workers=0)
 
 
 @pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.5, 0.4, 0.6), (1.0, 1, 1)])

@@ -16,6 +16,7 @@ from mmkd.errors import ConfigError, DataError, StaleCacheError, TrainingError
 from mmkd.objective import Objective
 from mmkd.optimizer import Schedule, make_optimizer
 from mmkd.recipe import Recipe
+from mmkd.row_set import RowSet
 from mmkd.sampling import BatchPlan, StepRows
 from mmkd.step import MAX_LOG_SCALE, PairStudent
 from mmkd.students import halve
@@ -83,7 +84,7 @@ class Bench:
         image_processor, tokenizer = load_processors(tiny_clip, name="tiny")
         clip = halve(tiny_clip)
         self.reader = BatchReader(pairs, image_processor, tokenizer, max_text_length(clip), store)
-        plan = BatchPlan(np.arange(len(pairs)), 24, seed=0)
+        plan = BatchPlan(RowSet.all_of(len(pairs)), 24, seed=0)
         self.stream = BatchStream(self.reader, plan, rank=0, world=1, workers=0)
         self.objective = Objective(expression)
         student = PairStudent(clip, learns_logit_scale=self.objective.uses_logit_scale)

@@ -23,6 +23,7 @@ from mmkd.encoders import load_encoder, max_text_length
 from mmkd.errors import CacheError, ConfigError, StaleCacheError
 from mmkd.images import decode_image
 from mmkd.recipe import Recipe
+from mmkd.row_set import RowSet
 from mmkd.sampling import BatchPlan
 from mmkd.scenes import write_training_scenes
 
@@ -83,7 +84,7 @@ def test_masked_rows_are_masked_in_every_view(mixed, tiny_encoder, tmp_path):  #
     store = open_cache(tmp_path / "c")
     rows, views = np.repeat([1, 2, 3], 3), np.tile([0, 1, 2], 3)
     assert store.read(rows, views=views).image.abs().sum() == 0
-    good = np.repeat(np.flatnonzero(store.valid), 3)
+    good = np.repeat(store.usable.to_array(), 3)
     assert store.read(good, views=np.resize([0, 1, 2], len(good))).image.norm(dim=1).min() > 0.99
     assert (states[-1].rows, states[-1].masked) == (30, 3), "progress counts images, not views"
 
@@ -194,22 +195,22 @@ def test_a_manifest_that_claims_more_views_than_its_shards_hold(views_cache, tmp
 @pytest.mark.parametrize("views", [4, 5])
 def test_a_row_shows_every_view_in_any_epochs_in_a_row(views) -> None:
     rows = np.arange(7, 2007)
-    plan = BatchPlan(rows, 100, 3, views=views)
+    plan = BatchPlan(RowSet.only(rows), 100, 3, views=views)
     shown = np.array([plan.views_of(epoch, rows) for epoch in range(13)])
     for first in range(13 - views + 1):
         assert (np.sort(shown[first : first + views], axis=0) == np.arange(views)[:, None]).all()
     assert np.bincount(shown[0]).min() > 0.85 * 2000 / views, "rows start with views of their own"
-    again = BatchPlan(rows, 50, 3, views=views)
+    again = BatchPlan(RowSet.only(rows), 50, 3, views=views)
     assert np.array_equal(again.views_of(4, rows[::-1]), shown[4][::-1]), "a function of seed, epoch and row"
-    assert not np.array_equal(BatchPlan(rows, 100, 4, views=views).views_of(4, rows), shown[4])
+    assert not np.array_equal(BatchPlan(RowSet.only(rows), 100, 4, views=views).views_of(4, rows), shown[4])
     grid = rows[:200].reshape(2, 100)
     assert plan.views_of(4, grid).shape == grid.shape
 
 
 def test_one_view_is_view_0_and_new_ones_never_return() -> None:
     rows = np.arange(200)
-    assert not BatchPlan(rows, 100, 3).views_of(9, rows).any()
-    fresh = [BatchPlan(rows, 100, 3, views=None).views_of(epoch, rows) for epoch in range(4)]
+    assert not BatchPlan(RowSet.only(rows), 100, 3).views_of(9, rows).any()
+    fresh = [BatchPlan(RowSet.only(rows), 100, 3, views=None).views_of(epoch, rows) for epoch in range(4)]
     assert [np.unique(views).tolist() for views in fresh] == [[1], [2], [3], [4]]
 
 
@@ -231,7 +232,7 @@ def stream(real, *, views: int | None, mismatched=None, rank: int = 0, world: in
     reader = BatchReader(
         pairs, encoder.image_processor, encoder.tokenizer, length, store, mismatched=mismatched
     )
-    plan = BatchPlan(np.arange(48), 16, 0, views=views)
+    plan = BatchPlan(RowSet.all_of(48), 16, 0, views=views)
     return BatchStream(reader, plan, rank=rank, world=world, workers=0)
 
 
