@@ -22,6 +22,7 @@ from mmkd.files import write_text
 SETS = {"CC3M": 2.9e6, "CC12M": 12.4e6, "LAION-400M": 400e6, "a billion": 1e9}
 PAIRS_LOOP = (("b32", "b32"), ("b32", "b16"), ("b32", "l14"), ("b16", "b16"), ("b16", "l14"))
 SEEN = 10  # epochs of one training
+NEIGHBOURS = 32  # mined for each row: int32 each, and int64 for the row's place in an epoch
 MARKS = "<!-- scale: written by benchmarks/scale.py -->\n", "<!-- end of scale -->\n"
 
 
@@ -71,12 +72,11 @@ def report() -> str:
                 f"{name}, {pairs / 1e6:,.4g} million",
                 *(f"{number(pairs * each / 1e12)}" for each in bytes_.values()),
                 f"{shard:,}",
-                number(pairs * 24 / 1e9),
-                number(pairs * 128 / 1e9),
+                number(pairs * (4 * NEIGHBOURS + 8) / 1e9),
             ]
         )
     heads = ["", "cache of B/32 or B/16, TB", "of L/14, TB", "pixels on top, TB", "least --shard-rows"]
-    parts.append(table([*heads, "plan of an epoch, GB", "32 negatives a row, GB"], rows))
+    parts.append(table([*heads, f"{NEIGHBOURS} negatives a row and their order, GB"], rows))
     rows = [
         [name, *(number(hours(pairs * forward[size])) for size in forward)] for name, pairs in SETS.items()
     ]
