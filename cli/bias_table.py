@@ -152,6 +152,8 @@ def _comparison(name: str, one: "Comparison") -> list[str]:
             ["  size, teacher", _estimate(found.teacher_size.value, found.teacher_size.interval)],
             ["  size, student", _estimate(found.student_size.value, found.student_size.interval)],
             ["  ratio", _estimate(found.ratio.value, found.ratio.interval)],
+            ["  ratio, at most", _estimate(found.at_most.value, found.at_most.interval)],
+            ["  ratio, at least", _estimate(found.at_least.value, found.at_least.interval)],
             ["  slope", _estimate(found.slope.value, found.slope.interval)],
             ["  Spearman", _number(one.spearman)],
             ["  Kendall", _number(one.kendall)],

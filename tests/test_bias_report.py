@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,9 @@ PLANTED = {
 }
 
 
+NOISES = (0.4, 0.8, 1.2, 2.0, 3.0)
+
+
 def planted_lean(kind: str, lean: np.ndarray, seed: int) -> np.ndarray:
     draw = np.random.default_rng(5000 + seed)
     return {
@@ -41,17 +45,19 @@ def planted_lean(kind: str, lean: np.ndarray, seed: int) -> np.ndarray:
 
 
 def verdict_of(
-    teacher: np.ndarray, student: np.ndarray, seed: int, *, noise: float = 0.1, **changes
+    teacher: np.ndarray, student: np.ndarray, seed: int, *, noise: float = 0.1, **changes: Any
 ) -> Comparison:
     """Teacher and student of one world, each with noise of its own, through the whole probe.
 
-    ``changes`` are the student's alone.
+    ``changes`` are the student's alone; ``student_noise`` is its noise.
     """
+    if "student_noise" in changes:
+        changes["noise"] = changes.pop("student_noise")
     words = replace(few_words(), groups={})  # without the slow tests of two groups
     models = []
     for number, lean in enumerate((teacher, student)):
-        own = changes if number else {}
-        world = make_world(lean, world=seed, model=2 * seed + number, noise=noise, words=words, **own)
+        own = {"noise": noise} | (changes if number else {})
+        world = make_world(lean, world=seed, model=2 * seed + number, words=words, **own)
         models.append(measure_model(world))
     return compare_models(*models, seed=seed)
 
@@ -85,6 +91,45 @@ def test_a_null_pair_is_called_amplified_or_reduced_in_at_most_5(
         verdicts[verdict_of(lean, lean, seed, noise=0.3).verdict] += 1
     print("null,", "leaning:" if teacher_leans else "without bias:", dict(verdicts))
     assert verdicts[REDUCED] + verdicts[AMPLIFIED] <= 5
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("teacher_noise", "student_noise"), [*((0.1, n) for n in NOISES), *((n, 0.1) for n in NOISES)]
+)
+def test_the_same_bias_with_other_noise_is_called_reduced_or_amplified_in_at_most_5(
+    teacher_noise: float, student_noise: float, without_sensitivity: None
+) -> None:
+    verdicts: Counter[str] = Counter()
+    for seed in range(100):
+        lean = leanings(seed, 120)
+        verdicts[
+            verdict_of(lean, lean, seed, noise=teacher_noise, student_noise=student_noise).verdict
+        ] += 1
+    print(f"kept, noise {teacher_noise} and {student_noise}:", dict(verdicts))
+    assert verdicts[REDUCED] + verdicts[AMPLIFIED] + verdicts[RESHAPED] <= 5
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["halved", "doubled"])
+def test_a_change_is_found_in_95_of_100_through_noise_in_the_student(
+    kind: str, without_sensitivity: None
+) -> None:
+    verdicts: Counter[str] = Counter()
+    for seed in range(100):
+        lean = leanings(seed, 120)
+        verdicts[verdict_of(lean, planted_lean(kind, lean, seed), seed, student_noise=0.4).verdict] += 1
+    print(f"{kind}, noise 0.1 and 0.4:", dict(verdicts))
+    assert verdicts[PLANTED[kind]] >= 95
+
+
+@pytest.mark.parametrize("noise", [0.8, 3.0])
+def test_noise_in_all_words_of_a_student_is_no_reduction(noise: float) -> None:
+    lean = leanings(0, 120)
+    found = verdict_of(lean, lean, 0, student_noise=noise)
+    assert found.verdict == INCONCLUSIVE
+    assert "noise in all words of one model" in found.reason
+    assert verdict_of(lean, lean / 2, 0, student_noise=0.8).verdict == REDUCED
 
 
 @pytest.mark.parametrize("kind", PLANTED)

@@ -84,6 +84,20 @@ def test_few_words_do_not_prove_that_a_bias_was_kept() -> None:
     assert inheritance(bias, student, neutral, also).verdict == INCONCLUSIVE
 
 
+def test_bounds_do_not_know_the_noise_of_one_model() -> None:
+    draw = np.random.default_rng(3)
+    bias, neutral = 3 * draw.normal(size=4000), draw.normal(size=4000)
+    noisy, also = (one + draw.normal(size=4000) for one in (bias, neutral))
+    found = inheritance(bias, noisy, neutral, also, draws=50)
+    assert found.ratio.value == pytest.approx((10 / 9 / 2) ** 0.5, abs=0.02)
+    assert found.agreement.value == pytest.approx(0.5**0.5, abs=0.03)
+    assert found.at_most.value == pytest.approx(1, abs=0.04)
+    assert found.verdict == INCONCLUSIVE
+    turned = inheritance(noisy, bias, also, neutral, draws=50)
+    assert turned.at_least.value == pytest.approx(1 / found.at_most.value)
+    assert turned.verdict == INCONCLUSIVE
+
+
 def test_scale_and_shift_of_a_model_do_not_count() -> None:
     draw = np.random.default_rng(2)
     bias, neutral = 3 * draw.normal(size=40), draw.normal(size=30)

@@ -18,6 +18,7 @@ SAME_ORDER = 0.8  # rank correlation, of the interval's lower end
 OTHER_ORDER = 0.5  # of its upper end
 DRAWS = 2_000
 FEWEST = 10
+_LEAST = 0.1  # agreement, or slope, that is divided by
 
 PRESERVED, REDUCED, AMPLIFIED, RESHAPED = "preserved", "reduced", "amplified", "reshaped"
 INCONCLUSIVE = "inconclusive"
@@ -43,6 +44,9 @@ class Inheritance:
         ratio: the student's size over the teacher's.
         slope: of the student's gaps on the teacher's, through the origin.
         order: Spearman correlation of the two.
+        agreement: Pearson correlation of the neutral nouns' gaps in the two models.
+        at_most: the ratio as the student's own noise cannot lower it: the slope over the agreement.
+        at_least: the ratio as the teacher's own noise cannot raise it: the agreement over the slope the other way.
     """
 
     verdict: str
@@ -52,6 +56,9 @@ class Inheritance:
     ratio: Estimate
     slope: Estimate
     order: Estimate
+    agreement: Estimate
+    at_most: Estimate
+    at_least: Estimate
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -94,8 +101,15 @@ def inheritance(
       of equivalence, which many words are needed to pass;
     - *reshaped* where the student's gaps are larger than those of neutral nouns, and the interval of the order lies
       below 0.5: it leans as well, but elsewhere;
-    - *reduced* or *amplified* where the interval of the ratio lies on one side of 1, and the ratio outside 0.9 to 1.1;
+    - *reduced* or *amplified* where the interval of the ratio lies on one side of 1, and the ratio outside 0.9 to 1.1,
+      and the same holds without the noise that may look like it: of ``at_most`` for *reduced*, of ``at_least`` for
+      *amplified*, where the neutral nouns agree at all;
     - *inconclusive* otherwise.
+
+    Noise in all words of one model widens the unit of its gaps more than the gaps, so that its ratio shrinks though no
+    leaning changed. A slope does not know the noise of what it explains: over that of the neutral nouns, which is their
+    agreement in these units, it compares the leanings that both models have. What noise the other model has errs
+    towards *inconclusive*.
 
     Args:
         teacher: (P,) gaps of the targets, P at least 10.
@@ -109,7 +123,8 @@ def inheritance(
         ValueError: unequal sizes, too few, or controls without spread.
 
     Source: two one-sided tests of equivalence, Schuirmann, J. Pharmacokinet. Biopharm. 15 (1987) 657-680, by the
-    interval's inclusion.
+    interval's inclusion. The slopes: Spearman, "The Proof and Measurement of Association between Two Things", Am. J.
+    Psychol. 15 (1904) 72-101, with the neutral nouns for the repeated measurement.
     """
     gaps = np.stack([_column(teacher, "targets"), _column(student, "targets")])
     controls = np.stack([_column(teacher_controls, "controls"), _column(student_controls, "controls")])
@@ -132,26 +147,53 @@ def inheritance(
 
 
 def _judge(
-    *, teacher_size: Estimate, student_size: Estimate, ratio: Estimate, order: Estimate, **_: Estimate
+    *,
+    teacher_size: Estimate,
+    student_size: Estimate,
+    ratio: Estimate,
+    order: Estimate,
+    agreement: Estimate,
+    at_most: Estimate,
+    at_least: Estimate,
+    **_: Estimate,
 ) -> tuple[str, str]:
     low, high = ratio.interval.low, ratio.interval.high
-    sizes = f"the student's gaps are {ratio.value:.2f} [{low:.2f}, {high:.2f}] times the teacher's"
-    ranks = f"their order agrees by {order.value:.2f} [{order.interval.low:.2f}, {order.interval.high:.2f}]"
+    sizes = f"the student's gaps are {_shown(ratio)} times the teacher's"
+    ranks = f"their order agrees by {_shown(order)}"
     nothing = (
-        f"the teacher's own gaps are {teacher_size.value:.2f} [{teacher_size.interval.low:.2f}, "
-        f"{teacher_size.interval.high:.2f}] times those of neutral nouns: there is no bias to inherit"
+        f"the teacher's own gaps are {_shown(teacher_size)} times those of neutral nouns: there is no bias to inherit"
+    )
+    noise = (
+        f"{sizes}, but so they may be by noise in all words of one model: its neutral nouns agree with the other's by "
+        f"{_shown(agreement)}, and without that noise the ratio is at "
     )
     alike = EQUIVALENT[0] <= low and high <= EQUIVALENT[1] and order.interval.low >= SAME_ORDER
     elsewhere = student_size.interval.low > 1 and order.interval.high < OTHER_ORDER
+    agree = agreement.interval.low > 0
+    smaller, larger = _smaller(ratio), _larger(ratio)
     rules = (
         (teacher_size.interval.low <= 1, INCONCLUSIVE, nothing),
         (alike, PRESERVED, f"{sizes}, and {ranks}"),
         (elsewhere, RESHAPED, f"{ranks}, while {sizes}"),
-        (high < 1 and ratio.value < EQUIVALENT[0], REDUCED, f"{sizes}; {ranks}"),
-        (low > 1 and ratio.value > EQUIVALENT[1], AMPLIFIED, f"{sizes}; {ranks}"),
+        (smaller and agree and _smaller(at_most), REDUCED, f"{sizes}; {ranks}"),
+        (larger and agree and _larger(at_least), AMPLIFIED, f"{sizes}; {ranks}"),
+        (smaller, INCONCLUSIVE, f"{noise}most {_shown(at_most)}"),
+        (larger, INCONCLUSIVE, f"{noise}least {_shown(at_least)}"),
         (True, INCONCLUSIVE, f"{sizes}, and {ranks}: too few words, or too small a difference, to say more"),
     )
     return next((verdict, reason) for holds, verdict, reason in rules if holds)
+
+
+def _smaller(ratio: Estimate) -> bool:
+    return ratio.interval.high < 1 and ratio.value < EQUIVALENT[0]
+
+
+def _larger(ratio: Estimate) -> bool:
+    return ratio.interval.low > 1 and ratio.value > EQUIVALENT[1]
+
+
+def _shown(one: Estimate) -> str:
+    return f"{one.value:.2f} [{one.interval.low:.2f}, {one.interval.high:.2f}]"
 
 
 def _measure(gaps: NDArray[np.float64], controls: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -161,16 +203,29 @@ def _measure(gaps: NDArray[np.float64], controls: NDArray[np.float64]) -> dict[s
     spread = controls.std(axis=2, ddof=1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         teacher, student = (gaps - controls.mean(axis=2, keepdims=True)) / spread
-        sizes = [np.sqrt((one**2).mean(axis=1)) for one in (teacher, student)]
-        ranks = [rankdata(one, axis=1) for one in (teacher, student)]
-        p, q = (one - one.mean(axis=1, keepdims=True) for one in ranks)
+        squares = [(one**2).mean(axis=1) for one in (teacher, student)]
+        together = (teacher * student).mean(axis=1)
+        agreement = _correlation(*controls)
+        sizes = [np.sqrt(one) for one in squares]
+        # Where the two hardly agree nothing is known; the bounds stay finite.
+        agreeing, leaning = np.maximum(agreement, _LEAST), np.maximum(together, _LEAST * squares[1])
         return {
             "teacher_size": sizes[0],
             "student_size": sizes[1],
             "ratio": sizes[1] / sizes[0],
-            "slope": (teacher * student).sum(axis=1) / (teacher**2).sum(axis=1),
-            "order": (p * q).sum(axis=1) / np.sqrt((p**2).sum(axis=1) * (q**2).sum(axis=1)),
+            "slope": together / squares[0],
+            "order": _correlation(*(rankdata(one, axis=1) for one in (teacher, student))),
+            "agreement": agreement,
+            "at_most": together / squares[0] / agreeing,
+            "at_least": agreeing * squares[1] / leaning,
         }
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson's, row by row: (N, P) twice to (N,)."""
+    p, q = (side - side.mean(axis=1, keepdims=True) for side in (one, other))
+    found: NDArray[np.float64] = (p * q).sum(axis=1) / np.sqrt((p**2).sum(axis=1) * (q**2).sum(axis=1))
+    return found
 
 
 def _column(values: ArrayLike, name: str) -> NDArray[np.float64]:
