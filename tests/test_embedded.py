@@ -1,7 +1,9 @@
 """Embeddings of an evaluation set: computed once a model, kept, and never mixed up."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +42,25 @@ def test_another_model_has_another_hash(changed: str) -> None:
     one = encoder()
     assert model_hash(replace(one, spec=replace(one.spec, **{changed: "x"}))) != model_hash(one)
     assert model_hash(replace(one, spec=replace(one.spec, model="elsewhere"))) == model_hash(one)
+
+
+@pytest.mark.parametrize(
+    ("side", "setting", "value"),
+    [
+        ("text_config", "hidden_act", "relu"),
+        ("vision_config", "num_attention_heads", 1),
+        ("vision_config", "layer_norm_eps", 0.1),
+        ("text_config", "eos_token_id", 1),
+    ],
+)
+def test_another_computation_has_another_hash(tiny_encoder, side: str, setting: str, value: object) -> None:
+    config = copy.deepcopy(tiny_encoder.model.config)
+    computing = SimpleNamespace(config=config, dtype=tiny_encoder.model.dtype)
+    same = SimpleNamespace(spec=tiny_encoder.spec, device=tiny_encoder.device, model=computing)
+    config._name_or_path = "elsewhere"
+    assert model_hash(same) == model_hash(tiny_encoder)
+    setattr(getattr(config, side), setting, value)
+    assert model_hash(same) != model_hash(tiny_encoder)
 
 
 def test_other_images_or_another_order_are_embedded_anew(tmp_path: Path) -> None:
@@ -81,9 +102,18 @@ def test_a_damaged_file_is_made_again(tmp_path: Path) -> None:
     kept = KeptEmbeddings(tmp_path)
     expected = embed_texts(encoder(), ["a", "b"], kept=kept)
     (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:-3])
-    assert np.array_equal(embed_texts(encoder(), ["a", "b"], kept=kept), expected)
-    assert kept.read(file.stem) is not None
+    whole = file.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-1] ^= 1
+    misnamed = whole.replace(b"vectors", b"vectorz")
+    for damaged in (whole[:-3], bytes(flipped), misnamed, whole.replace(b"F64", b"I64"), b""):
+        file.write_bytes(damaged)
+        assert kept.read(file.stem) is None
+        assert np.array_equal(embed_texts(encoder(), ["a", "b"], kept=kept), expected)
+        assert file.read_bytes() == whole
+    other = "0" * 32
+    file.rename(tmp_path / f"{other}.safetensors")
+    assert kept.read(other) is None  # what another key was kept under
 
 
 def test_texts_are_told_apart(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The images of an evaluation set, embedded once a model, and kept."""
 
+import json
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
     from mmkd.encoders import PairEncoder
 
-VERSION = 1  # of what is kept; another is embedded anew
+VERSION = 2  # of what is kept; another is embedded anew
+_DIGEST = "xxh3_128"  # of a kept file's arrays, in its metadata
+# What a configuration says of where it comes from and how it was stored, not of what the model computes.
+_SAID_OF_ORIGIN = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
 BATCH_SIZE = 256
 
 
@@ -61,24 +65,35 @@ class KeptEmbeddings:
         self.folder = folder
 
     def read(self, key: str) -> dict[str, NDArray[Any]] | None:
-        """The arrays kept under ``key``; ``None``: there are none, or the file is damaged."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        """The arrays kept under ``key``; ``None``: there are none, or they are not as they were written."""
+        from safetensors import SafetensorError, safe_open
 
         try:
-            return load_file(self._path(key))
-        except (OSError, SafetensorError):
+            with safe_open(self._path(key), framework="np") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                digest = (file.metadata() or {}).get(_DIGEST)
+        except (OSError, SafetensorError, AttributeError, KeyError, TypeError, ValueError):
             return None
+        return arrays if digest == _digest(key, arrays) else None
 
     def keep(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep ``arrays`` under ``key``, whole or not at all."""
         from safetensors.numpy import save_file
 
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         with atomic_file(self._path(key)) as temporary:
-            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+            save_file(whole, temporary, metadata={_DIGEST: _digest(key, whole)})
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
+
+
+def _digest(key: str, arrays: Mapping[str, NDArray[Any]]) -> str:
+    digest = xxhash.xxh3_128(key.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 class ContentHash:
@@ -98,12 +113,25 @@ class ContentHash:
 
 
 def model_hash(encoder: "PairEncoder") -> str:
-    """xxh3_128 of what decides a model's vectors: weights, preprocessing, tokenizer, precision, kind of device."""
-    spec = encoder.spec
+    """xxh3_128 of what decides a model's vectors.
+
+    Weights, configuration (activation, heads, end of text, ...), preprocessing, tokenizer, precision, kind of device.
+    """
+    spec, model = encoder.spec, getattr(encoder, "model", None)
     parts = [spec.weights_hash, spec.preprocess_hash, spec.tokenizer_hash, str(spec.dim), str(VERSION)]
-    device, dtype = getattr(encoder, "device", None), getattr(getattr(encoder, "model", None), "dtype", None)
-    parts += [getattr(device, "type", "cpu"), str(dtype)]
+    config = getattr(model, "config", None)
+    settings = {} if config is None else _without_origin(config.to_dict())
+    parts.append(json.dumps(settings, sort_keys=True, default=str))
+    parts += [getattr(getattr(encoder, "device", None), "type", "cpu"), str(getattr(model, "dtype", None))]
     return _hash(*parts)
+
+
+def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_origin(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _SAID_OF_ORIGIN
+    }
 
 
 def embed_images(
