@@ -35,10 +35,12 @@ def write_zero_shot_page(file: Path, report: "ZeroShotReport") -> None:
 
 
 def _plot(report: "ZeroShotReport") -> str:
+    from mmkd.evaluation.plots import as_written
     from mmkd.evaluation.zero_shot_plot import plot_scores
 
     stream = io.BytesIO()
-    plot_scores(report).savefig(stream, format="png", metadata={"Software": None})
+    with as_written():
+        plot_scores(report).savefig(stream, format="png", metadata={"Software": None})
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 

@@ -1,5 +1,7 @@
 """What all figures of evaluations share; matplotlib is imported when one is drawn."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,16 @@ if TYPE_CHECKING:
 FEMALE, MALE, INK, FAINT = "#D55E00", "#0072B2", "#222222", "#B5B5B5"
 
 
+@contextmanager
+def as_written() -> Iterator[None]:
+    """Within it, and in functions that it decorates, names from anywhere are drawn as they are, never as formulas."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({"text.parse_math": False}):
+        yield
+
+
+@as_written()
 def save_figure(figure: "Figure", path: Path) -> None:
     """Write a figure in the format of its suffix, whole or not at all; the same figure gives the same bytes."""
     import matplotlib as mpl

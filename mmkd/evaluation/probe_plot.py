@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mmkd.evaluation.plots import FAINT, INK
+from mmkd.evaluation.plots import FAINT, INK, as_written
 from mmkd.evaluation.zero_shot_plot import COLOURS, MARKERS
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mmkd.evaluation.probe_report import ProbeReport
 
 
+@as_written()
 def plot_probe(report: "ProbeReport") -> "Figure":
     """Top-1, percent; grey and hollow where a score says no more than guessing."""
     from matplotlib.figure import Figure

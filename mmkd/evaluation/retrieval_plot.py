@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mmkd.evaluation.plots import FAINT, INK
+from mmkd.evaluation.plots import FAINT, INK, as_written
 from mmkd.evaluation.zero_shot_plot import COLOURS, MARKERS
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmkd.evaluation.retrieval_report import RetrievalReport, RetrievalSet
 
 
+@as_written()
 def plot_retrieval(report: "RetrievalReport") -> "Figure":
     """R@k of every model, percent, a row of axes a set; grey and hollow where a score says no more than guessing."""
     from matplotlib.figure import Figure

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mmkd.evaluation.plots import FAINT, INK
+from mmkd.evaluation.plots import FAINT, INK, as_written
 from mmkd.evaluation.zero_shot_report import TOP_1
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ COLOURS = ("#222222", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9")
 MARKERS = ("D", "o", "s", "^", "v", "P")
 
 
+@as_written()
 def plot_scores(report: "ZeroShotReport") -> "Figure":
     """Top-1 of every model on every set, percent; grey and hollow where a score cannot be told from guessing."""
     from matplotlib.figure import Figure
@@ -82,6 +83,7 @@ def _draw_score(axes: "Axes", model: "ModelScores", at: float, place: int, *, la
     )
 
 
+@as_written()
 def plot_trade(report: "ZeroShotReport") -> "Figure | None":
     """Mean top-1 over the sets against images a second, a point a model; ``None`` where speed was not measured."""
     from matplotlib.figure import Figure

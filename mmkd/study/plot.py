@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mmkd.evaluation.plots import FAINT, INK
+from mmkd.evaluation.plots import FAINT, INK, as_written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ WORDS = {
 _MOST = 4  # panels
 
 
+@as_written()
 def plot_ranking(study: "Study", ranking: "Ranking") -> "Figure":
     """A panel a compared metric, arms from the best down, percent; grey where a run is at chance."""
     from matplotlib.figure import Figure

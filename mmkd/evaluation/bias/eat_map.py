@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mmkd.evaluation.plots import FAINT, INK
+from mmkd.evaluation.plots import FAINT, INK, as_written
 from mmkd.evaluation.zero_shot_plot import COLOURS, MARKERS
 
 if TYPE_CHECKING:
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mmkd.evaluation.bias.report import BiasReport
 
 
+@as_written()
 def plot_eat_map(report: "BiasReport") -> "Figure | None":
     """Each model at the level-2 effect sizes of the two groups of targets; ``None`` without two groups.
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmkd.evaluation.bias.gaps import Gaps
-from mmkd.evaluation.plots import FAINT, FEMALE, INK, MALE
+from mmkd.evaluation.plots import FAINT, FEMALE, INK, MALE, as_written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,7 @@ _LABELLED = 7
 STAMP = "#CC3311"
 
 
+@as_written()
 def plot_gaps(report: "BiasReport") -> "Figure":
     """One panel a student: every target's gap in teacher (x) and student (y), with both 95 % intervals.
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd.evaluation.plots import FAINT, FEMALE, INK, MALE
+from mmkd.evaluation.plots import FAINT, FEMALE, INK, MALE, as_written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _NAMED = 2  # targets named at either end
 
 
+@as_written()
 def plot_references(report: "BiasReport") -> "Figure | None":
     """Every model's gaps against every table's numbers, with both correlations; ``None`` where no table fits."""
     from matplotlib.figure import Figure

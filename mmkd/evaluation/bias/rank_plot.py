@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmkd.evaluation.plots import FAINT, FEMALE, INK, MALE
+from mmkd.evaluation.plots import FAINT, FEMALE, INK, MALE, as_written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ _SHOWN = 12
 _APART = 0.035  # of the axis, between two labels
 
 
+@as_written()
 def plot_ranks(report: "BiasReport") -> "Figure":
     """One panel a student: the largest rank changes as lines from the teacher's place to the student's.
 
