@@ -2,13 +2,32 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from mmkd.errors import ConfigError
 
 FEWEST_TERMS = 2
 # Spelt with a vowel but said with a consonant, and the other way round.
-_SAID_WITH_CONSONANT = ("uni", "use", "usu", "uti", "eu", "one", "once", "ewe")
+_SAID_WITH_CONSONANT = (
+    *(
+        "uni",
+        "use",
+        "usu",
+        "uti",
+        "utop",
+        "uter",
+        "uran",
+        "uri",
+        "urol",
+        "urug",
+        "ubiq",
+        "ugan",
+        "ukr",
+        "ukulele",
+    ),
+    *("eu", "once", "oneself", "ewe"),
+)
 _SAID_WITH_VOWEL = ("hour", "honest", "honor", "honour", "heir")
 _SAID_WITH_VOWEL_AFTER_ALL = ("unid", "unim", "unin")
 _LETTERS_SAID_WITH_VOWEL = frozenset("AEFHILMNORSX")
@@ -166,15 +185,18 @@ def some(words: "list[str] | tuple[str, ...]", most: int = 8) -> str:
 
 
 def with_article(noun: str) -> str:
-    """``a nurse``, ``an actor``, ``a CEO``, ``an hour``."""
+    """``a nurse``, ``an actor``, ``a CEO``, ``an hour``, ``an X-ray``, ``an 8-year-old``."""
     word = noun.split(maxsplit=1)[0]
-    low = word.lower()
-    if word.isupper() and len(word) > 1:
-        vowel = word[0] in _LETTERS_SAID_WITH_VOWEL
-    elif low.startswith(_SAID_WITH_CONSONANT) and not low.startswith(_SAID_WITH_VOWEL_AFTER_ALL):
-        vowel = False
-    else:
-        vowel = low[0] in "aeiou" or low.startswith(_SAID_WITH_VOWEL)
+    low, head = word.lower(), word.partition("-")[0]
+    if digits := "".join(takewhile(str.isdecimal, word)):
+        vowel = digits[0] == "8" or (digits[:2] in ("11", "18") and len(digits) % 3 == 2)
+    elif (word.isupper() and len(word) > 1) or (len(head) == 1 and head != word):
+        vowel = word[0].upper() in _LETTERS_SAID_WITH_VOWEL
+    elif low.startswith((*_SAID_WITH_VOWEL, *_SAID_WITH_VOWEL_AFTER_ALL)):
+        vowel = True
+    else:  # a one-man band, but an onerous task
+        consonant = low.startswith(_SAID_WITH_CONSONANT) or head.lower() in ("one", "ones")
+        vowel = low[0] in "aeiou" and not consonant
     return f"{'an' if vowel else 'a'} {noun}"
 
 
