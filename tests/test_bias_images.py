@@ -47,6 +47,19 @@ def test_a_sorted_ranking_is_told_from_a_shuffled_one() -> None:
     assert fair["NDKL@20"].chance > 0.05  # chance is no 0: the first places of any ranking are uneven
 
 
+def test_what_a_set_is_made_of_is_in_chance_where_occupations_are_known() -> None:
+    """Nurses of whom 18 in 20 are women: a query that finds nurses, and does not look at gender, ranks women first."""
+    group = np.repeat([0, 1, 0, 1], [36, 4, 4, 36])
+    occupation = np.repeat([0, 1], 40)
+    draw = np.random.default_rng(2)
+    order = np.stack([draw.permutation(40)[:20] for _ in range(40)])
+    blamed = _rankings(order, group, NAMES, NAMES, 20, 0)
+    fair = _rankings(order, group, NAMES, NAMES, 20, 0, occupation)
+    assert blamed["Bias@20"].p_value <= 0.01
+    assert fair["Bias@20"].p_value > 0.05
+    assert fair["Bias@20"].chance == pytest.approx(0.8, abs=0.03)
+
+
 def test_mistakes_by_group() -> None:
     words = builtin_words()
     group = np.repeat([0, 1], 50)

@@ -28,7 +28,7 @@ class RankingScore:
     Attributes:
         value: mean over the queries.
         interval: 95 %, by a bootstrap over the queries.
-        chance: its mean when the images' groups are shuffled.
+        chance: its mean when the images' groups are shuffled, within occupations where they are known.
         p_value: share of shuffles whose mean lies as far from ``chance``.
     """
 
@@ -98,6 +98,8 @@ class ImageBias:
         k: places of each ranking that were looked at.
         skipped: images left out, by reason.
         models: by name.
+        within_occupations: groups were shuffled within occupations; otherwise what the set is made of, such as more
+            women among its nurses, is in every distance from chance.
     """
 
     name: str
@@ -108,6 +110,7 @@ class ImageBias:
     k: int
     skipped: Mapping[str, int]
     models: Mapping[str, ModelImages]
+    within_occupations: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -168,7 +171,7 @@ def evaluate_images(
         persons = (*words.terms, *words.neutral)
         things = vectors @ weigh((*persons, *words.controls)).T if words.controls else None
         found[name] = ModelImages(
-            _rankings(order, group, images.group_names, words.attributes, k, seed),
+            _rankings(order, group, images.group_names, words.attributes, k, seed, occupation),
             None
             if things is None
             else _mistakes(
@@ -187,7 +190,17 @@ def evaluate_images(
         )
     counts = {name: int((group == number).sum()) for number, name in enumerate(images.group_names)}
     skipped = next(iter(embedded.values())).skipped
-    return ImageBias(images.name, images.source, len(places), counts, len(queries), k, skipped, found)
+    return ImageBias(
+        images.name,
+        images.source,
+        len(places),
+        counts,
+        len(queries),
+        k,
+        skipped,
+        found,
+        occupation is not None,
+    )
 
 
 def _weights(
@@ -210,13 +223,15 @@ def _rankings(
     attributes: tuple[str, str],
     k: int,
     seed: int,
+    strata: NDArray[np.int64] | None = None,
 ) -> dict[str, RankingScore]:
-    """Measures of the rankings (Q, k) with their null: the same rankings, the images' groups shuffled."""
+    """Measures of the rankings (Q, k) with their null: the same rankings, the images' groups shuffled within strata."""
     generator = np.random.default_rng(seed)
     own = ranking_measures(order, group, len(names), _two(names, attributes))
     shuffled: dict[str, list[float]] = {name: [] for name in own}
     for _ in range(DRAWS):
-        null = ranking_measures(order, generator.permutation(group), len(names), _two(names, attributes))
+        labels = _shuffled(group, np.arange(len(group)), strata, generator)
+        null = ranking_measures(order, labels, len(names), _two(names, attributes))
         for name, values in null.items():
             shuffled[name].append(float(values.mean()))
     found = {}
@@ -299,11 +314,22 @@ def _mistakes(
 
     generator, own, as_far = np.random.default_rng(seed), difference(group), 0
     among = np.flatnonzero((group == first) | (group == second))
-    layers = np.zeros(len(group), dtype=np.int64) if strata is None else strata
     for _ in range(DRAWS):
-        labels = group.copy()
-        for layer in np.unique(layers[among]):
-            inside = among[layers[among] == layer]
-            labels[inside] = generator.permutation(group[inside])
+        labels = _shuffled(group, among, strata, generator)
         as_far += abs(difference(labels)) >= abs(own) - 1e-12
     return Misclassification(errors, own, (as_far + 1) / (DRAWS + 1))
+
+
+def _shuffled(
+    group: NDArray[np.int64],
+    among: NDArray[np.intp],
+    strata: NDArray[np.int64] | None,
+    generator: np.random.Generator,
+) -> NDArray[np.int64]:
+    """The images' groups, those of ``among`` exchanged within their stratum."""
+    labels = group.copy()
+    layers = np.zeros(len(group), dtype=np.int64) if strata is None else strata
+    for layer in np.unique(layers[among]):
+        inside = among[layers[among] == layer]
+        labels[inside] = generator.permutation(group[inside])
+    return labels
