@@ -28,27 +28,27 @@ status = _console(sys.stderr, stderr=True)
 """What a command takes for granted, how far it is, what it warns of."""
 
 
-def _harmless(text: str) -> str:
-    # A manifest's texts reach many messages, and a terminal obeys escape sequences.
+def harmless(text: str) -> str:
+    """Text from anywhere without what a terminal would obey; a manifest's reach many messages."""
     return "".join(one if one.isprintable() or one == "\n" else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def printable(text: str, *, limit: int | None = None) -> str:
     """Text from anywhere as one line for a terminal: no escape sequences, no line breaks, nothing unencodable."""
-    line = _harmless(" ".join(text.split()))
+    line = harmless(" ".join(text.split()))
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 
 def say(label: str, text: str) -> None:
     """Print one line of status: ``teacher   openai/clip-vit-base-patch32 · 512-d``."""
     status.print(f"{label:<9}", style="bold", end=" ")
-    status.print(_harmless(text), markup=False, soft_wrap=True)
+    status.print(harmless(text), markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print one line about something that the result suffers from."""
     status.print(f"{'warning':<9}", style="bold yellow", end=" ")
-    status.print(_harmless(text), markup=False, soft_wrap=True)
+    status.print(harmless(text), markup=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmkd.cli.console import printable
+from mmkd.cli.console import harmless, printable
 from mmkd.cli.tables import align
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def table(report: "ZeroShotReport") -> list[str]:
         rows += _rows(one, report.reference)
     notes = [f"{one.task.name}: {note}" for one in report.sets for note in one.notes]
     notes += [f"{name}: left out, {reason}" for name, reason in report.left_out.items()]
-    return [*align(rows), *_beside(report), *notes]
+    return [harmless(line) for line in (*align(rows), *_beside(report), *notes)]
 
 
 def template_table(one: "SetReport") -> list[str]:
@@ -127,7 +127,9 @@ def _rows(one: "SetReport", reference: str | None) -> list[list[str]]:
             f"{100 * chance:5.1f}",
         ]
         for name, model in one.models.items():
-            word = _chance(model.scores[metric]) if number else verdict(model)
+            word = verdict(model) if number == 0 else _chance(model.scores[metric])
+            if number and not word and model.collapsed:
+                word = "collapsed"
             if name == reference:
                 row.append(f"{cell(model.scores[metric])} {word}".rstrip())
                 continue

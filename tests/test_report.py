@@ -47,6 +47,17 @@ def written(tmp_path_factory: pytest.TempPathFactory, tiny_clip: Path) -> Path:
     return folder / "page.html"
 
 
+def test_scores_in_other_words_or_on_other_images_stand_apart(tmp_path) -> None:
+    keys = set()
+    for content, templates in (("c", ["{}"]), ("c", ["a {}"]), ("d", ["{}"]), ("c", ["{}"])):
+        score = {"value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.1, "at_chance": False}
+        one = {"name": "s", "source": "f", "images": 9, "images_xxh3_128": content, "templates": templates}
+        one["models"] = {"student": {"scores": {"top-1": score}}}
+        write_json(tmp_path / "z.json", {"schema": "mmkd.zero-shot", "sets": [one]})
+        keys.add(read_evaluation(tmp_path / "z.json", "zero-shot").sets[0].key)
+    assert len(keys) == 3
+
+
 def test_the_page_holds_all_of_a_run_and_needs_nothing_else(written: Path) -> None:
     file, page = written, Page(written)
     assert "script" not in page.tags

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import kstest
 
 from mmkd.evaluation.paired import compare, paired_interval, retention_interval
-from mmkd.evaluation.permutation import class_permutation_p
+from mmkd.evaluation.permutation import class_permutation_p, enough_orders
 from mmkd.evaluation.statistics import wilson_interval
 from mmkd.evaluation.zero_shot import Answers, scores_of
 from mmkd.evaluation.zero_shot_report import TOP_1
@@ -27,6 +27,18 @@ def test_drawn_orders_give_what_all_orders_give(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("mmkd.evaluation.permutation.EXACT", 0)
     assert class_permutation_p(credit, seed=1) == pytest.approx(exact, abs=0.02)
     assert class_permutation_p(credit, seed=1) == class_permutation_p(credit, seed=1)
+
+
+def test_no_p_where_few_orders_differ() -> None:
+    """A perfect model of which two classes in five have images is better than chance, whatever 20 orders say."""
+    assert [enough_orders(*one) for one in ((4, 4), (5, 2), (6, 2), (7, 2), (5, 5), (1000, 1))] == [
+        *(False, False, False),
+        *(True, True, True),
+    ]
+    labels = np.repeat([0, 1], 20)
+    score = scores_of(Answers.of(np.eye(5)[labels], labels), labels, 5)[TOP_1]
+    assert score.p_value is None
+    assert not score.at_chance
 
 
 def test_p_is_uniform_when_the_names_mean_nothing() -> None:

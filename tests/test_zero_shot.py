@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
+from mmkd.cli.zero_shot_table import _rows
 from mmkd.embeddings import TeacherSpec
 from mmkd.encoders import load_encoder
 from mmkd.errors import ConfigError, DataError, ModelError
-from mmkd.evaluation.statistics import unit_vectors
+from mmkd.evaluation.statistics import Geometry, Interval, Score, unit_vectors
 from mmkd.evaluation.tasks import open_task
 from mmkd.evaluation.zero_shot import (
     Answers,
@@ -24,7 +25,7 @@ from mmkd.evaluation.zero_shot import (
     similarities,
     true_ranks,
 )
-from mmkd.evaluation.zero_shot_report import RECALL, TOP_1, TOP_5, ZeroShotReport
+from mmkd.evaluation.zero_shot_report import RECALL, TOP_1, TOP_5, ModelScores, SetReport, ZeroShotReport
 from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 SPEC = TeacherSpec("fake", None, "w", "p", "t", 2, 100.0, (1, 1))
@@ -271,6 +272,20 @@ def test_teacher_and_student_share_the_preprocessing_and_stand_side_by_side() ->
     assert whole["schema_version"] == 1
     assert whole["sets"][0]["models"]["student"]["retention"][TOP_1] == pytest.approx(0.4)
     assert whole["sets"][0]["models"]["teacher"]["retention"] == {}
+
+
+def test_no_row_of_a_collapsed_model_says_what_it_kept() -> None:
+    good = Score(0.9, Interval(0.8, 0.95), 0.1)
+    flat, full = Geometry(1.0, 8, 0.995, 0.0), Geometry(6.0, 8, 0.1, -2.0)
+    zeros = np.zeros(4, dtype=np.int64)
+    broken = ModelScores(
+        dict.fromkeys((TOP_1, TOP_5), good), flat, flat, 0.0, 0.0, zeros, zeros == 0, zeros, zeros
+    )
+    whole = replace(broken, image_geometry=full, text_geometry=full)
+    report = SetReport(task_of(4), zeros, zeros, {}, {"teacher": whole, "student": broken})
+    rows = _rows(report, "teacher")
+    assert rows[0][-1].startswith("collapsed")
+    assert rows[1][-1] == "collapsed"
 
 
 def test_a_collapsed_encoder_is_called_so() -> None:

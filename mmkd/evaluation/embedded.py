@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 VERSION = 2  # of what is kept; another is embedded anew
 _DIGEST = "xxh3_128"  # of a kept file's arrays, in its metadata
 # What a configuration says of where it comes from and how it was stored, not of what the model computes.
-_SAID_OF_ORIGIN = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
+_SAID_OF_ORIGIN = frozenset(
+    {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+)
 BATCH_SIZE = 256
 
 

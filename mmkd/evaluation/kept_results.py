@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 _ARRAYS = ("predicted", "right", "leading", "leading_confidence")  # fields of ``ModelScores``
-VERSION = 1  # of how scores are counted; what another counted is counted anew
+VERSION = 2  # of how scores are counted; what another counted is counted anew
 
 
 @dataclass(frozen=True)

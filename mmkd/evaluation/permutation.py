@@ -6,7 +6,7 @@ random encoders. What is exchangeable when the names mean nothing is the names, 
 """
 
 from itertools import permutations
-from math import factorial
+from math import factorial, perm
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,17 @@ from numpy.typing import NDArray
 
 DRAWS = 9_999
 EXACT = 7  # up to 5,040 orders of the names are all gone through
-FEWEST = 5  # classes: four have 24 orders, so that no score could come below 0.025
+FEWEST = 40  # different orders: with fewer no score could come below 0.025
 _CHUNK = 2_000_000  # names a block of drawn orders holds
+
+
+def enough_orders(classes: int, present: int) -> bool:
+    """Whether a p against shuffled names can say anything: of ``classes`` names, ``present`` have images.
+
+    Exchanging the names of two classes without images changes nothing. Four classes have 24 orders, and five with
+    images of two have 20 that differ.
+    """
+    return perm(classes, present) >= FEWEST
 
 
 def class_permutation_p(credit: NDArray[np.floating[Any] | np.integer[Any]], *, seed: int = 0) -> float:

@@ -260,6 +260,7 @@ def evaluate_retrieval(
         same_image,
         models,
         draw_examples(vectors, used, flat, owner),
+        content,
     )
 
 

@@ -103,6 +103,7 @@ class RetrievalSet:
         shared_images: images whose very bytes another row has too.
         models: by name, in the order of evaluation.
         examples: what was found for some images, drawn with a fixed seed.
+        content: hash of the images' bytes, in order.
     """
 
     name: str
@@ -114,6 +115,7 @@ class RetrievalSet:
     shared_images: int
     models: Mapping[str, ModelRetrieval]
     examples: tuple[Found, ...] = ()
+    content: str = ""
 
     @property
     def notes(self) -> list[str]:
@@ -152,6 +154,7 @@ class RetrievalSet:
             "source": self.source,
             "images": self.images,
             "captions": self.captions,
+            "images_xxh3_128": self.content,
             "skipped": dict(self.skipped),
             "shared_captions": self.shared_captions,
             "shared_images": self.shared_images,

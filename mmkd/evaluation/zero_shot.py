@@ -20,7 +20,7 @@ from mmkd.evaluation.embedded import (
 )
 from mmkd.evaluation.examples import leading
 from mmkd.evaluation.kept_results import Judged, KeptResult
-from mmkd.evaluation.permutation import FEWEST, class_permutation_p
+from mmkd.evaluation.permutation import class_permutation_p, enough_orders
 from mmkd.evaluation.statistics import (
     Score,
     alignment,
@@ -175,9 +175,10 @@ def scores_of(answers: Answers, labels: NDArray[np.integer[Any]], classes: int) 
         classes: K.
     """
     ranks, scores = answers.ranks, {}
+    present, inverse, trials = np.unique(labels, return_inverse=True, return_counts=True)
 
     def p_value(credit: NDArray[Any]) -> float | None:
-        return class_permutation_p(credit) if classes >= FEWEST else None
+        return class_permutation_p(credit) if enough_orders(classes, len(present)) else None
 
     for name, k in ((TOP_1, 1), (TOP_5, 5)):
         if k < classes or k == 1:
@@ -185,7 +186,6 @@ def scores_of(answers: Answers, labels: NDArray[np.integer[Any]], classes: int) 
             interval = wilson_interval(right, len(ranks))
             chance = top_k_chance(labels, k, classes)
             scores[name] = Score(right / len(ranks), interval, chance, p_value(answers.credit[k]))
-    present, inverse, trials = np.unique(labels, return_inverse=True, return_counts=True)
     correct = np.bincount(inverse[ranks == 0], minlength=len(present))
     weighted = np.zeros((classes, classes))
     weighted[present] = answers.credit[1][present] / trials[:, None]
@@ -276,6 +276,7 @@ def evaluate(
         first.skipped,
         models,
         tuple(name for name in encoders if name not in missing),
+        content,
     )
 
 

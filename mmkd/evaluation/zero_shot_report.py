@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.evaluation.paired import Paired, compare
-from mmkd.evaluation.permutation import FEWEST
+from mmkd.evaluation.permutation import enough_orders
 from mmkd.evaluation.statistics import CONFIDENCE, Geometry, Score, retention
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class SetReport:
         skipped: how many images could not be decoded, by reason.
         models: scores by the model's name, in the order of evaluation.
         kept: the models whose scores were there already.
+        content: hash of the images' bytes, in order.
     """
 
     task: "ZeroShotTask"
@@ -124,6 +125,7 @@ class SetReport:
     skipped: Mapping[str, int]
     models: Mapping[str, ModelScores]
     kept: tuple[str, ...] = ()
+    content: str = ""
 
     @property
     def notes(self) -> list[str]:
@@ -141,8 +143,11 @@ class SetReport:
             )
         if classes <= 5:
             notes.append(f"no top-5: with {classes} classes it is always right")
-        if classes < FEWEST:
-            notes.append(f"no p-value: {classes} class names have too few orders; the interval alone decides")
+        if not enough_orders(classes, classes - absent):
+            of = f", {classes - absent} of them with images," if absent else ""
+            notes.append(
+                f"no p-value: {classes} class names{of} have too few orders; the interval alone decides"
+            )
         return notes
 
     def retention(self, model: str, reference: str | None) -> dict[str, float | None]:
@@ -204,6 +209,7 @@ class SetReport:
             "name": self.task.name,
             "source": self.task.source,
             "images": len(self.labels),
+            "images_xxh3_128": self.content,
             "skipped": dict(self.skipped),
             "class_names": list(self.task.class_names),
             "templates": list(self.task.templates),

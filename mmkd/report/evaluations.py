@@ -73,11 +73,13 @@ class JudgedSet:
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     models: Mapping[str, Judged]
+    content: str = ""
+    templates: tuple[str, ...] = ()
 
     @property
-    def key(self) -> tuple[str, str, int]:
-        """Equal for equal sets: only then may scores stand beside one another."""
-        return self.name, self.source, self.images
+    def key(self) -> tuple[str, str, int, str, tuple[str, ...], tuple[str, ...]]:
+        """Equal for equal sets, asked in the same words: only then may scores stand beside one another."""
+        return self.name, self.source, self.images, self.content, self.class_names, self.templates
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def _set(one: dict[str, Any], specs: Mapping[str, dict[str, Any]]) -> JudgedSet:
         tuple(texts(one.get("class_names"), limit=MAX_CLASSES)),
         tuple(texts(one.get("notes"))),
         {name: judged for name, judged in models.items() if judged.scores},
+        text(one.get("images_xxh3_128"), limit=64),
+        tuple(texts(one.get("templates"))),
     )
 
 

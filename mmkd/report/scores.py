@@ -62,9 +62,9 @@ class Shared:
 def shared_sets(runs: Sequence[ReportRun], kind: str) -> list[Shared]:
     """The sets of an evaluation, each with every run's student and the teachers that they were held against.
 
-    Sets of the same name stand together only where their source and number of images are equal, too.
+    Sets of the same name stand together only where their source, images, classes and templates are equal, too.
     """
-    sets: dict[tuple[str, str, int], tuple[JudgedSet, dict[str, Judged]]] = {}
+    sets: dict[tuple[Any, ...], tuple[JudgedSet, dict[str, Judged]]] = {}
     teachers: dict[str, str] = {}
     for run in runs:
         evaluation = run.evaluations.get(kind)
