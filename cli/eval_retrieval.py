@@ -1,14 +1,24 @@
 """``mmkd eval retrieval``: images and captions that find each other, against chance."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmkd.cli.completion import complete_captioned, complete_runs
-from mmkd.cli.console import console, printable, progress, say
-from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, refresh_card, report_file
+from mmkd.cli.console import console, harmless, printable, progress, say
+from mmkd.cli.models import (
+    TEACHER,
+    Subject,
+    describe,
+    distinct_names,
+    find_students,
+    find_teacher,
+    refresh_card,
+    report_file,
+)
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.provenance import provenance
 from mmkd.cli.tables import align
@@ -81,6 +91,8 @@ def retrieval(
         open_captioned(spec, split=split, image_column=image_column, caption_column=caption_column)
         for spec in data or DEFAULT_DATA
     ]
+    names = distinct_names([task.name for task in tasks], reserved=None)
+    tasks = [replace(task, name=name) for task, name in zip(tasks, names, strict=True)]
     report = run_retrieval(
         [*([reference] if reference else []), *students],
         tasks,
@@ -156,7 +168,7 @@ def table(report: "RetrievalReport") -> list[str]:
     for one in report.sets:
         rows += _rows(one, report.reference)
         notes += [f"{one.name}: {note}" for note in one.notes]
-    return [*align(rows), *_differences(report), *notes]
+    return [harmless(line) for line in (*align(rows), *_differences(report), *notes)]
 
 
 def _rows(one: "RetrievalSet", reference: str | None) -> list[list[str]]:

@@ -1,28 +1,30 @@
 """``mmkd eval zero-shot``: teacher and student beside one another, against chance."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mmkd.cli.completion import complete_data, complete_runs
-from mmkd.cli.console import console, progress, say
+from mmkd.cli.console import console, progress, say, warn
 from mmkd.cli.models import TEACHER, Subject, describe, find_students, find_teacher, refresh_card, report_file
 from mmkd.cli.options import DEFAULT_WORK, Config, Work
 from mmkd.cli.provenance import provenance
 from mmkd.cli.workspace import Workspace
 from mmkd.cli.zero_shot_sets import check_options, choose_sets, open_sets, report_checks
 from mmkd.cli.zero_shot_table import cost_table, table, template_table
+from mmkd.errors import DataError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from mmkd.encoders import PairEncoder
     from mmkd.evaluation.embedded import KeptEmbeddings
-    from mmkd.evaluation.zero_shot_report import ZeroShotReport
+    from mmkd.evaluation.zero_shot_report import SetReport, ZeroShotReport
     from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 REPORT, CHECK_REPORT = "zero-shot.json", "zero-shot-check.json"
@@ -131,15 +133,16 @@ def zero_shot(
         by_template=by_template,
         speed=speed,
         kept=KeptEmbeddings(Workspace(work).embeddings) if keep else None,
+        lenient=every,
     )
     checks = check_published(report.sets, sources) if check else []
-    report = replace(report, checks=tuple(checks), left_out=left_out)
+    report = replace(report, checks=tuple(checks), left_out={**left_out, **report.left_out})
     tables = [table(report), *(["", *template_table(one)] for one in report.sets if by_template)]
     for line in chain.from_iterable([*tables, ["", *cost_table(report)]]):
         console.print(line, markup=False, soft_wrap=True)
     save_zero_shot(report, file, students, html=html)
     if check:
-        report_checks(checks)
+        report_checks(checks, [*(one.task.name for one in report.sets), *report.left_out])
 
 
 def run_zero_shot(
@@ -151,47 +154,67 @@ def run_zero_shot(
     by_template: bool = False,
     speed: bool = False,
     kept: "KeptEmbeddings | None" = None,
+    lenient: bool = False,
 ) -> "ZeroShotReport":
-    """Evaluate every model on every set, saying what is done; the one named ``teacher`` is the reference."""
+    """Evaluate every model on every set, saying what is done; the one named ``teacher`` is the reference.
+
+    Raises:
+        DataError: a set cannot be evaluated, or, where ``lenient``, none can; others are then left out.
+    """
     from mmkd.evaluation.cost import count_cost, measure_rates
-    from mmkd.evaluation.zero_shot import choose_rows, evaluate
     from mmkd.evaluation.zero_shot_report import ZeroShotReport
 
     encoders = {}
     for subject in subjects:
         encoders[subject.name] = subject.load()
         say(subject.name, describe(encoders[subject.name].spec))
-    reports = []
+    settings = {"batch_size": batch_size, "limit": limit, "by_template": by_template, "kept": kept}
+    reports, left_out = [], {}
     for task in tasks:
-        rows = len(choose_rows(len(task.images), limit))
-        say(
-            "data",
-            f"{task.name} · {task.source} · {rows:,} images · {len(task.class_names)} classes · "
-            f"{len(task.templates)} templates",
-        )
-        with progress("images") as bar:
-            read_id = bar.add_task("reading", total=rows)
-            bar_id = bar.add_task(task.name, total=rows, start=False)
-            reports.append(
-                evaluate(
-                    encoders,
-                    task,
-                    batch_size=batch_size,
-                    limit=limit,
-                    by_template=by_template,
-                    kept=kept,
-                    progress=partial(_advance, bar, bar_id),
-                    on_read=partial(bar.advance, read_id),
-                )
-            )
-        if reports[-1].kept:
-            say("kept", f"the scores of {', '.join(reports[-1].kept)} on {task.name} were there already")
+        try:
+            reports.append(_evaluate(encoders, task, settings))
+        except DataError as error:
+            if not lenient:
+                raise
+            left_out[task.name] = str(error)
+            warn(f"{task.name} is left out: {error}")
+    if not reports:
+        first, reason = next(iter(left_out.items()))
+        raise DataError(f"none of {len(left_out)} data sets can be evaluated; of {first}: {reason}")
     specs = {name: encoder.spec for name, encoder in encoders.items()}
     costs = {name: count_cost(encoder) for name, encoder in encoders.items()}
     if speed:
         say("speed", "forward passes of all models by turns")
         costs = measure_rates(encoders, costs)
-    return ZeroShotReport(specs, TEACHER if TEACHER in specs else None, tuple(reports), costs)
+    return ZeroShotReport(
+        specs, TEACHER if TEACHER in specs else None, tuple(reports), costs, left_out=left_out
+    )
+
+
+def _evaluate(
+    encoders: "Mapping[str, PairEncoder]", task: "ZeroShotTask", settings: dict[str, Any]
+) -> "SetReport":
+    from mmkd.evaluation.zero_shot import choose_rows, evaluate
+
+    rows = len(choose_rows(len(task.images), settings["limit"]))
+    say(
+        "data",
+        f"{task.name} · {task.source} · {rows:,} images · {len(task.class_names)} classes · "
+        f"{len(task.templates)} templates",
+    )
+    with progress("images") as bar:
+        read_id = bar.add_task("reading", total=rows)
+        bar_id = bar.add_task(task.name, total=rows, start=False)
+        found = evaluate(
+            encoders,
+            task,
+            progress=partial(_advance, bar, bar_id),
+            on_read=partial(bar.advance, read_id),
+            **settings,
+        )
+    if found.kept:
+        say("kept", f"the scores of {', '.join(found.kept)} on {task.name} were there already")
+    return found
 
 
 def _advance(bar: "Progress", task: "TaskID", done: int) -> None:

@@ -52,10 +52,22 @@ def find_students(models: Sequence[str], runs: Path) -> list[Subject]:
         return [_of_run("student", latest_run(runs))]
     if len(models) == 1:
         return [_subject("student", models[0])]
-    names = [Path(model).name or model for model in models]
-    counts = Counter(names)
-    unique = [name if counts[name] == 1 else f"{name} ({i + 1})" for i, name in enumerate(names)]
-    return [_subject(name, model) for name, model in zip(unique, models, strict=True)]
+    names = distinct_names([Path(model).name or model for model in models])
+    return [_subject(name, model) for name, model in zip(names, models, strict=True)]
+
+
+def distinct_names(names: Sequence[str], *, reserved: str | None = TEACHER) -> list[str]:
+    """Each name once, and none the reserved one: those that would not be are told apart by their place, ``run (2)``."""
+    counts = Counter([*names, *([] if reserved is None else [reserved])])
+    taken = {name for name, count in counts.items() if count == 1} | {reserved}
+    found = []
+    for place, name in enumerate(names, start=1):
+        distinct = name
+        while counts[name] > 1 and (distinct == name or distinct in taken):
+            distinct = f"{distinct} ({place})"
+        taken.add(distinct)
+        found.append(distinct)
+    return found
 
 
 def find_teacher(teacher: str | None, students: Sequence[Subject]) -> Subject | None:
@@ -72,13 +84,17 @@ def report_file(out: Path | None, students: Sequence[Subject], work: Path, name:
     """Where a report goes: ``out``, else the first student's run, else the workspace.
 
     Raises:
-        ConfigError: ``out`` is a folder.
+        ConfigError: ``out`` is a folder, or no ``.json``: the rest goes beside it, by other endings.
     """
     if out is None:
-        run = students[0].run
+        run = students[0].run if students else None
         return (work if run is None else run.folder) / name
     if out.is_dir():
         raise ConfigError(f"{out} is a folder; expected the name of a file, such as {out / name}")
+    if out.suffix != ".json":
+        raise ConfigError(
+            f"--out {out} does not end in .json; expected such as {out.with_name(f'{out.stem}.json')}"
+        )
     return out
 
 

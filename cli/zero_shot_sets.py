@@ -1,9 +1,11 @@
 """Which data sets ``mmkd eval zero-shot`` goes through, and whether published scores are reproduced on them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmkd.cli.console import console, warn
+from mmkd.cli.models import distinct_names
 from mmkd.cli.tables import align
 from mmkd.errors import ConfigError, DataError, MmkdError
 
@@ -51,6 +53,8 @@ def open_sets(
 ) -> "tuple[list[ZeroShotTask], dict[str, str]]":
     """Open each set; where ``lenient``, those that cannot be opened are left out, with the reason by name.
 
+    Sets of one name, such as ``a/test.parquet`` and ``b/test.parquet``, are told apart by their place.
+
     Raises:
         DataError: a set cannot be opened, or, where ``lenient``, none can.
     """
@@ -68,7 +72,8 @@ def open_sets(
     if not tasks:
         first, reason = next(iter(left_out.items()))
         raise DataError(f"none of {len(left_out)} data sets can be opened; of {first}: {reason}")
-    return tasks, left_out
+    names = distinct_names([task.name for task in tasks], reserved=None)
+    return [replace(task, name=name) for task, name in zip(tasks, names, strict=True)], left_out
 
 
 def check_options(limit: int | None, templates: "Path | None") -> None:
@@ -84,17 +89,23 @@ def check_options(limit: int | None, templates: "Path | None") -> None:
             )
 
 
-def report_checks(checks: "Sequence[Reproduction]") -> None:
+def report_checks(checks: "Sequence[Reproduction]", sets: Sequence[str]) -> None:
     """Print each published score beside the one that was found.
 
+    Args:
+        checks: of the sets that were evaluated.
+        sets: all that were to be checked.
+
     Raises:
-        MmkdError: one was not reproduced.
+        MmkdError: one was not reproduced, or could not be asked for.
     """
     from mmkd.evaluation.published import TOLERANCE
 
     rows = [["top-1, percent", "model", "published", "found", ""]]
     for one in checks:
         word = "reproduced" if one.reproduced else "NOT reproduced"
+        if not one.complete:
+            word = f"NOT reproduced: {one.images:,} images of {one.published_images:,}"
         rows.append(
             [
                 one.set,
@@ -108,8 +119,17 @@ def report_checks(checks: "Sequence[Reproduction]") -> None:
         console.print(line, markup=False, soft_wrap=True)
     wrong = [one for one in checks if not one.reproduced]
     if wrong:
-        found = ", ".join(f"{one.found:.2f} on {one.set} where {one.published:.2f} was" for one in wrong)
+        found = ", ".join(
+            f"{one.found:.2f} on {one.set}{'' if one.complete else f' ({one.images:,} images)'} where "
+            f"{one.published:.2f}{'' if one.complete else f' (of {one.published_images:,})'} was"
+            for one in wrong
+        )
         raise MmkdError(
             f"published scores are not reproduced: {found} expected, give or take {TOLERANCE}; check the data "
             "(complete, undamaged, not recompressed) and the versions of transformers and Pillow"
+        )
+    asked = {one.set for one in checks}
+    if missing := [name for name in sets if name not in asked]:
+        raise MmkdError(
+            f"{', '.join(missing)} could not be held against a published score; see what is left out"
         )

@@ -12,7 +12,8 @@ import pytest
 from conftest import save_tiny_siglip
 from test_cli_eval import COLOURS, colours, make_labelled, mmkd, one_line, work  # noqa: F401 - fixtures
 
-from mmkd.errors import ConfigError
+from mmkd.cli.zero_shot_sets import open_sets, report_checks
+from mmkd.errors import ConfigError, DataError, MmkdError
 from mmkd.evaluation.builtin_sets import BuiltinSet, builtin_sets
 from mmkd.evaluation.published import TOLERANCE, Reproduction, published_sets
 
@@ -130,6 +131,48 @@ def test_check_says_whether_published_scores_are_reproduced(
     other = ("eval", "zero-shot", "--model", "who/else", "--check")
     assert mmkd(*other) == 1
     assert "no published score of who/else is known; expected --model" in one_line(capsys)
+
+
+def test_with_all_a_set_that_cannot_be_evaluated_is_left_out_too(
+    work: Path,  # noqa: F811
+    three_sets: dict[str, BuiltinSet],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mmkd.evaluation.zero_shot import evaluate
+
+    def fails_on_plain(encoders, task, **settings):
+        if task.name == "plain":
+            raise DataError("row 3 of plain has label 9")
+        return evaluate(encoders, task, **settings)
+
+    monkeypatch.setattr("mmkd.evaluation.zero_shot.evaluate", fails_on_plain)
+    assert mmkd("eval", "zero-shot", "--work", work, "--all") == 0
+    report = read(work / "runs" / "first" / "zero-shot.json")
+    assert [one["name"] for one in report["sets"]] == ["bright"]
+    assert report["left_out"]["plain"] == "row 3 of plain has label 9"
+    assert mmkd("eval", "zero-shot", "--work", work, "--data", "plain") == 1
+
+
+def test_sets_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        make_labelled(tmp_path / folder / "test.parquet", COLOURS, 12)
+    specs = [str(tmp_path / folder / "test.parquet") for folder in ("a", "b")]
+    tasks, _ = open_sets(specs, None, lenient=False)
+    assert [task.name for task in tasks] == ["test (1)", "test (2)"]
+
+
+def test_a_part_of_a_set_reproduces_nothing() -> None:
+    whole = Reproduction("s", "m", 89.82, 89.82, 10_000, 10_000)
+    assert whole.reproduced
+    assert not replace(whole, images=9_000).reproduced
+    report_checks([whole], ["s"])
+    with pytest.raises(
+        MmkdError, match=r"89.82 on s \(9,000 images\) where 89.82 \(of 10,000\) was expected"
+    ):
+        report_checks([replace(whole, images=9_000)], ["s"])
+    with pytest.raises(MmkdError, match="far could not be held against a published score"):
+        report_checks([whole], ["s", "far"])
 
 
 def test_the_tolerance_is_four_tenths_of_a_point() -> None:

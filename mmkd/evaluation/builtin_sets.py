@@ -30,6 +30,7 @@ class BuiltinSet:
         label_names: the names that copies of the data give the K classes, where those are others.
         aliases: the data's own label names that differ from ``class_names`` in more than case or underscores.
         synonyms: further names of a class, averaged with its own.
+        images: of the published set, where scores were published; ``None``: not held against.
         published: published scores in percent, by model and metric.
     """
 
@@ -45,6 +46,7 @@ class BuiltinSet:
     label_names: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    images: int | None = None
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 

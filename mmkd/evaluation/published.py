@@ -17,17 +17,24 @@ DEFAULT_MODEL = "openai/clip-vit-base-patch32"
 
 @dataclass(frozen=True, slots=True)
 class Reproduction:
-    """A model's top-1 on a set, published and found, in percent."""
+    """A model's top-1 on a set, published and found, in percent; and of how many images each is, where it is known."""
 
     set: str
     model: str
     published: float
     found: float
+    images: int | None = None
+    published_images: int | None = None
 
     @property
     def reproduced(self) -> bool:
-        """Whether the two differ by no more than ``TOLERANCE``."""
-        return abs(self.found - self.published) <= TOLERANCE + 1e-9
+        """Whether the two are of as many images, and differ by no more than ``TOLERANCE``."""
+        return self.complete and abs(self.found - self.published) <= TOLERANCE + 1e-9
+
+    @property
+    def complete(self) -> bool:
+        """Whether the score is of all images that the published one is of."""
+        return self.published_images is None or self.images == self.published_images
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -59,7 +66,14 @@ def check_published(sets: "Sequence[SetReport]", models: Mapping[str, str]) -> l
     """
     known = builtin_sets()
     return [
-        Reproduction(one.task.name, hub_id, known[one.task.name].published[hub_id][TOP_1], found)
+        Reproduction(
+            one.task.name,
+            hub_id,
+            known[one.task.name].published[hub_id][TOP_1],
+            found,
+            len(one.labels),
+            known[one.task.name].images,
+        )
         for one in sets
         if one.task.name in known
         for name, hub_id in models.items()
