@@ -1,13 +1,15 @@
 """What a bias evaluation starts from: words embedded by models, word vectors in files, and doubts about them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmkd.cli.console import progress, say, warn
 from mmkd.cli.eval_zero_shot import REPORT as ZERO_SHOT_REPORT
-from mmkd.cli.models import TEACHER, Subject, describe
+from mmkd.cli.models import TEACHER, Subject, describe, distinct_names
 from mmkd.errors import DataError, MmkdError
+from mmkd.runs import Run
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -87,7 +89,7 @@ def read_embeddings(files: Sequence[Path], words: "BiasWords") -> "dict[str, Wor
     if len(files) > 1 and missing:
         left = words.only([word for word in words.all if word not in missing])
         taken = {
-            name: take_vectors(texts, vectors, left, source=str(path))
+            name: replace(take_vectors(texts, vectors, left, source=str(path)), missing=taken[name].missing)
             for name, (path, texts, vectors) in read.items()
         }
     for name, one in taken.items():
@@ -97,28 +99,34 @@ def read_embeddings(files: Sequence[Path], words: "BiasWords") -> "dict[str, Wor
     return taken
 
 
-def zero_shot_doubts(student: Subject, weights_hash: str) -> list[str]:
-    """What the run's zero-shot report says against the student: at chance, or collapsed, on every set."""
+def zero_shot_doubts(subject: Subject, weights_hash: str, runs: Sequence[Run]) -> list[str]:
+    """What the zero-shot reports of ``runs`` say against a model: at chance, or collapsed, on every set."""
+    files = [file for run in runs if (file := run.folder / ZERO_SHOT_REPORT).is_file()]
+    found = {file: judged for file in files if (judged := _judged(file, weights_hash))}
+    if not found:
+        of = f", but of other weights: {', '.join(map(str, files))}" if files else " yet"
+        say("note", f"no zero-shot scores of {subject.name}{of}, so what it knows of images is not known")
+    if not found or not all(nothing for judged in found.values() for nothing in judged.values()):
+        return []
+    sets = dict.fromkeys(name for judged in found.values() for name in judged)
+    return [f"{subject.name}: at chance on {', '.join(sets)} ({', '.join(map(str, found))})"]
+
+
+def _judged(file: Path, weights_hash: str) -> dict[str, bool]:
+    """Whether a model is at chance, or collapsed, by set; empty where the report does not know the model."""
     from mmkd.evaluation.zero_shot_report import SCHEMA, SCHEMA_VERSION
     from mmkd.parse import read_json
 
-    file = None if student.run is None else student.run.folder / ZERO_SHOT_REPORT
-    if file is None or not file.is_file():
-        say("note", f"no zero-shot scores of {student.name} yet, so what it knows of images is not known")
-        return []
     try:
         report = read_json(file)
         if (report.get("schema"), report.get("schema_version")) != (SCHEMA, SCHEMA_VERSION):
-            return []
+            return {}
         names = [name for name, spec in report["models"].items() if spec["weights_hash"] == weights_hash]
-        results = [(one["name"], one["models"][name]) for one in report["sets"] for name in names[:1]]
-        at_chance = [result["at_chance"] or result["collapsed"] for _, result in results]
+        results = {one["name"]: one["models"][name] for one in report["sets"] for name in names[:1]}
+        return {name: bool(one["at_chance"] or one["collapsed"]) for name, one in results.items()}
     except (MmkdError, KeyError, TypeError, AttributeError) as error:
         warn(f"{file} cannot be read as a zero-shot report ({type(error).__name__}); it is left out")
-        return []
-    if not results or not all(at_chance):
-        return []
-    return [f"{student.name}: at chance on {', '.join(name for name, _ in results)} ({file})"]
+        return {}
 
 
 def _names(files: Sequence[Path]) -> list[str]:
@@ -126,11 +134,7 @@ def _names(files: Sequence[Path]) -> list[str]:
         return [files[0].stem]
     if len(files) == 2:
         return [TEACHER, "student"]
-    others = [path.stem for path in files[1:]]
-    return [
-        TEACHER,
-        *(name if others.count(name) == 1 else f"{name} ({i + 2})" for i, name in enumerate(others)),
-    ]
+    return [TEACHER, *distinct_names([path.stem for path in files[1:]])]
 
 
 def _read_npz(path: Path) -> "tuple[list[str], ArrayLike]":

@@ -3,11 +3,14 @@
 import textwrap
 from typing import TYPE_CHECKING
 
-from mmkd.cli.console import printable
+from mmkd.cli.console import harmless, printable
 from mmkd.cli.tables import align
+from mmkd.evaluation.bias.gaps import least_exchange_p
 from mmkd.evaluation.bias.report import LIMITS
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mmkd.evaluation.bias.compare import Comparison
     from mmkd.evaluation.bias.correlations import Correlation
     from mmkd.evaluation.bias.images import ImageBias, Misclassification
@@ -27,12 +30,12 @@ def table(report: "BiasReport") -> list[str]:
         _nearest(report),
         _measures(report),
         _references(report),
-        [] if report.images is None else _images(report.images),
+        [] if report.images is None else _images(report.images, report.meaningless),
         *(_comparison(name, one) for name, one in report.comparisons.items()),
         _alone(report),
         [line for text in LIMITS for line in textwrap.wrap(text, WIDTH)],
     ]
-    return [printable_line for part in parts if part for printable_line in (*part, "")][:-1]
+    return [harmless(line.replace("\n", " ")) for part in parts if part for line in (*part, "")][:-1]
 
 
 def _utility(report: "BiasReport") -> list[str]:
@@ -78,11 +81,19 @@ def _gaps(report: "BiasReport") -> list[str]:
         cells += [f"q {one.q_value[row]:.2g}" for one in report.comparisons.values()]
         rows.append(cells)
     counts = ", ".join(f"{name} {int((model.gaps.q_value <= 0.05).sum())}" for name, model in models.items())
+    stars = f"* not a neutral noun's gap, q <= 0.05 (Benjamini-Hochberg over {len(order)} targets): {counts}"
+    least = least_exchange_p(len(words.first), len(words.second), paired=words.paired)
     return [
         *align(rows),
-        f"* not a neutral noun's gap, q <= 0.05 (Benjamini-Hochberg over {len(order)} targets): {counts}",
-        *(f"the gaps of {name} mean nothing, see below" for name, model in models.items() if model.doubts),
+        stars if least <= 0.05 else _no_stars(least),
+        *(f"the gaps of {name} mean nothing, see below" for name in report.meaningless),
     ]
+
+
+def _no_stars(least: float) -> str:
+    return (
+        f"terms too few to tell any gap from a neutral noun's: the smallest q that they allow is {least:.2g}"
+    )
 
 
 def _nearest(report: "BiasReport") -> list[str]:
@@ -161,10 +172,16 @@ def _comparison(name: str, one: "Comparison") -> list[str]:
     )
     moved = ", ".join(f"{move.target} {move.teacher} → {move.student}" for move in one.rank_changes(SHOWN))
     lines += [
-        f"  targets whose gap differs, q <= 0.05: {int((one.q_value <= 0.05).sum())} of {len(one.targets)}",
+        _differ(one),
         f"  largest changes of place: {printable(moved)}",
     ]
     return lines + _sensitivity(one)
+
+
+def _differ(one: "Comparison") -> str:
+    if one.least_p_value > 0.05:
+        return f"  targets whose gap differs: terms too few, the smallest q that they allow is {one.least_p_value:.2g}"
+    return f"  targets whose gap differs, q <= 0.05: {int((one.q_value <= 0.05).sum())} of {len(one.targets)}"
 
 
 def _sensitivity(one: "Comparison") -> list[str]:
@@ -189,12 +206,12 @@ def _alone(report: "BiasReport") -> list[str]:
     """What is to be said where nothing is compared."""
     if report.comparisons:
         return []
-    doubts = [f"{name}: {doubt}" for name, model in report.models.items() for doubt in model.doubts]
+    doubts = [f"{name}: {doubt}" for name, reasons in report.meaningless.items() for doubt in reasons]
     head = "one model: nothing to compare with, so nothing is said of inheritance"
     return [head, *(f"  {doubt}" for doubt in doubts)]
 
 
-def _images(images: "ImageBias") -> list[str]:
+def _images(images: "ImageBias", meaningless: "Collection[str]") -> list[str]:
     groups = ", ".join(f"{count:,} {name}" for name, count in images.groups.items())
     title = (
         f"{printable(images.name)}: {images.images:,} images ({printable(groups)}), {images.queries} queries"
@@ -213,8 +230,18 @@ def _images(images: "ImageBias") -> list[str]:
         errors = [getattr(model, attribute) for model in images.models.values()]
         if all(one is not None for one in errors):
             rows += _errors(what, errors)
-    return align(rows) + [
-        f"{count:,} images left out: {reason}" for reason, count in sorted(images.skipped.items())
+    composition = (
+        "more women among its nurses, say, shows in every p of a ranking as if the model had done it"
+    )
+    return [
+        *align(rows),
+        *([] if images.within_occupations else [f"the set's occupations are not known: {composition}"]),
+        *(
+            f"{name} knows too little: that its images are ranked or mistaken alike is no fairness, see below"
+            for name in images.models
+            if name in meaningless
+        ),
+        *(f"{count:,} images left out: {reason}" for reason, count in sorted(images.skipped.items())),
     ]
 
 

@@ -70,7 +70,10 @@ def bias(
     limit: Annotated[
         int | None, typer.Option(min=4, help="Images to take, evenly spread. Default: all.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Places of a ranking of images that are looked at.")] = 100,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Places of a ranking of images that are looked at. Default: 100."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -97,18 +100,25 @@ def bias(
       mmkd eval bias --terms age.yaml --images people.parquet
       mmkd eval bias --embeddings teacher.npz --embeddings student.npz --out bias.json
     """
+    from mmkd.evaluation.bias.images import TOP
     from mmkd.evaluation.bias.word_lists import builtin_words, read_words
     from mmkd.evaluation.embedded import KeptEmbeddings
 
     words = builtin_words() if terms is None else read_words(terms)
+    columns = {
+        "image_column": image_column,
+        "group_column": group_column,
+        "occupation_column": occupation_column,
+    }
+    if embeddings and (model or teacher or images):
+        raise ConfigError(
+            "--embeddings probes vectors, not models; leave out --model, --teacher and --images"
+        )
+    if images is None:
+        _refuse_without_images({**columns, "split": split, "limit": limit, "top": top})
     if embeddings:
-        if model or teacher or images:
-            raise ConfigError(
-                "--embeddings probes vectors, not models; leave out --model, --teacher and --images"
-            )
-        if out is not None and out.is_dir():
-            raise ConfigError(f"{out} is a folder; expected the name of a file, such as {out / REPORT}")
-        write(_of_vectors(embeddings, words, seed), out or work / REPORT)
+        file = report_file(out, [], work, REPORT)
+        write(_of_vectors(embeddings, words, seed), file)
         return
     students = find_students(model or [], Workspace(work).runs)
     reference = find_teacher(teacher, students)
@@ -116,19 +126,19 @@ def bias(
         raise ConfigError(f"{students[0].source} names no teacher to compare with; pass one with --teacher")
     file = report_file(out, students, work, REPORT)
     kept = KeptEmbeddings(Workspace(work).embeddings) if keep else None
-    columns = {
-        "image_column": image_column,
-        "group_column": group_column,
-        "occupation_column": occupation_column,
-    }
     opened = None
     if images is not None:
         from mmkd.evaluation.bias.image_sets import open_grouped
 
         opened = open_grouped(images, words, split=split, limit=limit, **columns)
         say("images", f"{opened.source} · {len(opened.rows):,} taken")
-    write(_of_models([reference, *students], words, opened, batch_size, top, kept, seed), file)
+    write(_of_models([reference, *students], words, opened, batch_size, top or TOP, kept, seed), file)
     refresh_card(file, students)
+
+
+def _refuse_without_images(given: dict[str, str | int | None]) -> None:
+    if named := [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]:
+        raise ConfigError(f"{', '.join(named)} without --images says nothing; expected images that it is of")
 
 
 def write(report: "BiasReport", file: Path) -> None:
@@ -193,10 +203,14 @@ def _of_models(
     say_words(words)
     vectors = embed_subjects(encoders, words, batch_size=batch_size, kept=kept)
     models = {name: measure_model(one, seed=seed) for name, one in vectors.items()}
+    runs = [one.run for one in subjects if one.run is not None]
     doubts = {
-        one.name: zero_shot_doubts(one, encoders[one.name].spec.weights_hash)
+        one.name: zero_shot_doubts(
+            one,
+            encoders[one.name].spec.weights_hash,
+            runs if one.name == TEACHER else [run for run in runs if run is one.run],
+        )
         for one in subjects
-        if one.name != TEACHER
     }
     seen = None
     if images is not None:

@@ -211,7 +211,7 @@ def test_direction_test_by_hand() -> None:
     assert found.p_value == 1 / 32
     assert found.value > 0.5
     assert direction_test(male, male) is None
-    with pytest.raises(ValueError, match="5 to 16 pairs"):
+    with pytest.raises(ValueError, match="6 to 16 pairs"):
         direction_test(male[:4], male[:4])
 
 

@@ -103,9 +103,7 @@ def test_the_same_bias_with_other_noise_is_called_reduced_or_amplified_in_at_mos
     verdicts: Counter[str] = Counter()
     for seed in range(100):
         lean = leanings(seed, 120)
-        verdicts[
-            verdict_of(lean, lean, seed, noise=teacher_noise, student_noise=student_noise).verdict
-        ] += 1
+        verdicts[verdict_of(lean, lean, seed, noise=teacher_noise, student_noise=student_noise).verdict] += 1
     print(f"kept, noise {teacher_noise} and {student_noise}:", dict(verdicts))
     assert verdicts[REDUCED] + verdicts[AMPLIFIED] + verdicts[RESHAPED] <= 5
 
@@ -219,6 +217,56 @@ def test_what_cannot_be_measured_withholds_too() -> None:
         found = compare_models(model, model)
         assert found.verdict == "withheld"
         assert any(reason in one for one in found.withheld), found.withheld
+
+
+@pytest.mark.parametrize(("count", "paired"), [(2, False), (3, False), (3, True)])
+def test_too_few_terms_are_not_the_models_fault(count: int, paired: bool) -> None:
+    full = few_words()
+    words = replace(full, first=full.first[:count], second=full.second[:count], paired=paired, groups={})
+    model = measure_model(make_world(leanings(0, 120), world=0, model=0, words=words))
+    expected = f"{count} female and {count} male terms are too few to ask whether it tells them apart"
+    assert [one for one in model.doubts if "tell" in one] == [f"{expected}; 4 of each are enough"]
+    text = "\n".join(table(report_on({"teacher": model, "same": model}, reference="teacher")))
+    assert "terms too few to tell any gap from a neutral noun's: the smallest q that they allow is" in text
+    assert "q <= 0.05" not in text
+
+
+@pytest.mark.parametrize(("count", "paired"), [(4, False), (5, True), (6, True)])
+def test_few_terms_can_be_told_apart(count: int, paired: bool) -> None:
+    full = few_words()
+    words = replace(full, first=full.first[:count], second=full.second[:count], paired=paired, groups={})
+    assert measure_model(make_world(leanings(0, 120), world=0, model=0, words=words)).doubts == []
+
+
+def test_names_from_anywhere_are_never_read_as_formulas(tmp_path) -> None:
+    odd = "pay $x_{$", "fee $y_{$"
+    targets = (*odd, *few_words().targets[2:])
+    groups = {f"{odd[0]} {number}": targets[12 * number :][:12] for number in range(2)}
+    words = replace(few_words(), targets=targets, attributes=odd, groups=groups)
+    lean = leanings(0, 120)
+    lean[:2] = 3, -3
+    models = [measure_model(make_world(one, world=0, model=0, words=words)) for one in (lean, lean / 2)]
+    report = report_on(dict(zip(("teacher", odd[0]), models, strict=True)), reference="teacher")
+    for number, plot in enumerate((plot_gaps, plot_ranks, plot_references, plot_eat_map)):
+        save_figure(plot(report), tmp_path / f"{number}.svg")
+        assert odd[0] in (tmp_path / f"{number}.svg").read_text()
+
+
+def test_names_from_anywhere_give_no_orders_to_a_terminal() -> None:
+    words = replace(few_words(), attributes=("a\x1b[2J", "b\n"), groups={})
+    model = measure_model(make_world(leanings(0, 120), world=0, model=0, gendered=False, words=words))
+    lines = table(report_on({"teacher": model, "same": model}, reference="teacher"))
+    assert any("a\N{REPLACEMENT CHARACTER}[2J less b" in line for line in lines)
+    assert any("does not tell a\N{REPLACEMENT CHARACTER}[2J from b" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
+def test_doubts_about_the_teacher_withhold_every_conclusion(teacher: ModelBias, student: ModelBias) -> None:
+    report = report_on(
+        {"teacher": teacher, "one": student}, reference="teacher", doubts={"teacher": ["teacher: at chance"]}
+    )
+    assert report.comparisons["one"].withheld == ("teacher: at chance",)
+    assert report.to_json()["meaningless"] == {"teacher": ["teacher: at chance"]}
 
 
 def test_models_that_were_asked_differently_are_not_compared(teacher: ModelBias) -> None:

@@ -12,10 +12,11 @@ from conftest import save_tiny_clip
 from PIL import Image
 
 from mmkd.cli.app import run
+from mmkd.cli.models import distinct_names
 from mmkd.evaluation.bias.image_sets import open_grouped
 from mmkd.evaluation.bias.word_lists import builtin_words
 from mmkd.files import write_json
-from mmkd.runs import claim_run_folder
+from mmkd.runs import claim_run_folder, read_run
 from mmkd.weights import hash_weights
 
 WORDS = """
@@ -141,7 +142,18 @@ def test_a_student_at_chance_is_named(
     assert "student: at chance on cifar10" in capsys.readouterr().out
     write_json(folder / "zero-shot.json", {**report, "models": {"student": {"weights_hash": "another"}}})
     assert mmkd("--work", work, "--terms", terms) == 0
-    assert "at chance on cifar10" not in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "at chance on cifar10" not in printed.out
+    assert "no zero-shot scores of student, but of other weights:" in printed.err
+    assert read_run(folder).teacher is not None
+    hashed = hash_weights(Path(str(read_run(folder).teacher)))
+    judged = {"name": "cifar10", "models": {"teacher": result}}
+    write_json(
+        folder / "zero-shot.json",
+        {**report, "models": {"teacher": {"weights_hash": hashed}}, "sets": [judged]},
+    )
+    assert mmkd("--work", work, "--terms", terms) == 0
+    assert "teacher: at chance on cifar10" in capsys.readouterr().out
     write_json(folder / "zero-shot.json", {**report, "models": []})
     assert mmkd("--work", work, "--terms", terms) == 0
     assert "cannot be read as a zero-shot report" in capsys.readouterr().err
@@ -161,6 +173,30 @@ def test_vectors_of_teacher_and_student(
     assert not {"nurse", "lawyer"} & set(report["models"]["teacher"]["gaps"])
     assert report["models"]["teacher"]["model"] is None
     assert report["comparisons"]["student"]["verdict"] == "reduced"
+
+
+def test_a_file_called_teacher_does_not_take_its_place(
+    tmp_path: Path, no_plots: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = save_vectors(tmp_path / "a.npz", drop=("nurse",))
+    others = [save_vectors(tmp_path / name, model=1) for name in ("teacher.npz", "b.npz")]
+    out = tmp_path / "bias.json"
+    given = [part for file in (first, *others) for part in ("--embeddings", file)]
+    assert mmkd(*given, "--out", out) == 0
+    models = json.loads(out.read_text())["models"]
+    assert {name: Path(one["source"]).name for name, one in models.items()} == {
+        "teacher": "a.npz",
+        "teacher (1)": "teacher.npz",
+        "b": "b.npz",
+    }
+    assert "nurse" in models["teacher"]["missing_words"]
+    assert "nurse" not in models["b"]["missing_words"]
+
+
+def test_names_are_told_apart() -> None:
+    assert distinct_names(["teacher", "a", "a", "b"]) == ["teacher (1)", "a (2)", "a (3)", "b"]
+    assert distinct_names(["teacher", "b"], reserved=None) == ["teacher", "b"]
+    assert len(set(distinct_names(["a", "a", "a (2)", "a (1)"]))) == 4
 
 
 def test_vectors_of_one_model_compare_nothing(
@@ -218,6 +254,10 @@ def test_bad_input_gives_one_line(
     assert "names no teacher to compare with; pass one with --teacher" in fails("--model", tiny_clip)
     assert "--embeddings probes vectors, not models" in fails("--embeddings", good, "--teacher", tiny_clip)
     assert "is a folder; expected the name of a file" in fails("--embeddings", good, "--out", tmp_path)
+    line = fails("--embeddings", good, "--out", tmp_path / "bias.csv")
+    assert "bias.csv does not end in .json; expected such as" in line
+    line = fails("--embeddings", good, "--limit", 5, "--top", 3, "--split", "nope")
+    assert "--split, --limit, --top without --images says nothing" in line
     assert "cannot read" in fails("--terms", tmp_path / "none.yaml")
     terms.write_text("attributes: {a: [x], b: [y, z]}\ntargets: [t]")
     assert "attribute 'a' has 1 terms (x); expected at least 2" in fails("--terms", terms)

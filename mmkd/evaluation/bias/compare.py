@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mmkd.errors import ConfigError
 from mmkd.evaluation.bias.correlations import Correlation, correlate
-from mmkd.evaluation.bias.gaps import TermCosines, difference_p
+from mmkd.evaluation.bias.gaps import TermCosines, difference_p, least_flip_p
 from mmkd.evaluation.bias.inheritance import FEWEST, Inheritance, inheritance
 from mmkd.evaluation.bias.model import ModelBias
 
@@ -58,6 +58,7 @@ class Comparison:
         ranks: float64 (2, P), each target's place by gap, teacher first.
         sensitivity: the verdict when a term or a template is left out, and so on.
         withheld: why nothing can be concluded; empty where something can.
+        least_p_value: the smallest that ``p_value``, and so ``q_value``, can be with these terms.
     """
 
     targets: tuple[str, ...]
@@ -69,6 +70,7 @@ class Comparison:
     ranks: NDArray[np.int64]
     sensitivity: tuple[Variant, ...]
     withheld: tuple[str, ...]
+    least_p_value: float = 0.0
 
     @property
     def verdict(self) -> str:
@@ -150,6 +152,7 @@ def compare_models(
         ranks,
         sensitivity(teacher, student, seed=seed),
         (*reasons, *doubts),
+        least_flip_p(len(words.first) if words.paired else len(words.terms)),
     )
 
 

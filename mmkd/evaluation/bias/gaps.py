@@ -192,6 +192,20 @@ def exchange_p(
     return _tail(values @ own, values, weights, exact), exact
 
 
+def least_exchange_p(first: int, second: int, *, paired: bool) -> float:
+    """The smallest p that :func:`exchange_p` can give; with few terms no gap can be told from a neutral noun's."""
+    if paired:
+        return least_flip_p(first)
+    count = comb(first + second, first)
+    # Of two sets of one size each division stands there twice, with the sides exchanged.
+    return (2 if first == second else 1) / count if count <= MOST_EXACT else 1 / (PERMUTATIONS + 1)
+
+
+def least_flip_p(n: int) -> float:
+    """The smallest p by flipping the signs of ``n`` columns."""
+    return 2.0 ** (1 - n) if 2 ** (n - 1) <= MOST_EXACT else 1 / (PERMUTATIONS + 1)
+
+
 def divisions(n: int, size: int, seed: int) -> tuple[NDArray[np.intp], bool]:
     """All sets of ``size`` of n, (B, size), or 9,999 drawn ones where there are over 20,000; and whether it is all."""
     if comb(n, size) <= MOST_EXACT:

@@ -160,9 +160,7 @@ def _judge(
     low, high = ratio.interval.low, ratio.interval.high
     sizes = f"the student's gaps are {_shown(ratio)} times the teacher's"
     ranks = f"their order agrees by {_shown(order)}"
-    nothing = (
-        f"the teacher's own gaps are {_shown(teacher_size)} times those of neutral nouns: there is no bias to inherit"
-    )
+    own = f"the teacher's own gaps are {_shown(teacher_size)} times those of neutral nouns"
     noise = (
         f"{sizes}, but so they may be by noise in all words of one model: its neutral nouns agree with the other's by "
         f"{_shown(agreement)}, and without that noise the ratio is at "
@@ -172,7 +170,7 @@ def _judge(
     agree = agreement.interval.low > 0
     smaller, larger = _smaller(ratio), _larger(ratio)
     rules = (
-        (teacher_size.interval.low <= 1, INCONCLUSIVE, nothing),
+        (teacher_size.interval.low <= 1, INCONCLUSIVE, f"{own}: there is no bias to inherit"),
         (alike, PRESERVED, f"{sizes}, and {ranks}"),
         (elsewhere, RESHAPED, f"{ranks}, while {sizes}"),
         (smaller and agree and _smaller(at_most), REDUCED, f"{sizes}; {ranks}"),

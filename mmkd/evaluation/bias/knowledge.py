@@ -6,12 +6,12 @@ from itertools import product
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmkd.evaluation.bias.gaps import divisions, term_cosines
+from mmkd.evaluation.bias.gaps import divisions, least_exchange_p, term_cosines
 from mmkd.evaluation.permutation import class_permutation_p
 from mmkd.evaluation.statistics import CONFIDENCE, Interval, Score, unit_vectors
 
 FEWEST_KNOWN = 10  # pairs of words; of fewer the share of right choices says little
-_EXACT_PAIRS = range(5, 17)
+_EXACT_PAIRS = range(6, 17)  # of five, no p could come below 0.0625
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def direction_test(first: ArrayLike, second: ArrayLike) -> DirectionTest | None:
     """Do the differences ``first[i] - second[i]`` point the same way, more than under any flip of their signs?
 
     Args:
-        first: (T, n, D) or (n, D), 5 to 16 pairs.
+        first: (T, n, D) or (n, D), 6 to 16 pairs.
         second: the same shape.
 
     Returns:
@@ -72,7 +72,7 @@ def direction_test(first: ArrayLike, second: ArrayLike) -> DirectionTest | None:
     """
     a, b = _by_template(first), _by_template(second)
     if a.shape != b.shape or a.shape[1] not in _EXACT_PAIRS:
-        raise ValueError(f"found {a.shape[1]} and {b.shape[1]} terms; expected 5 to 16 pairs")
+        raise ValueError(f"found {a.shape[1]} and {b.shape[1]} terms; expected 6 to 16 pairs")
     differences = a.mean(axis=0) - b.mean(axis=0)
     if (np.linalg.norm(differences, axis=1) < 1e-6).any():
         return None
@@ -108,10 +108,15 @@ def separation_test(first: ArrayLike, second: ArrayLike, *, seed: int = 0) -> Di
 
 
 def tells_apart(first: ArrayLike, second: ArrayLike, *, paired: bool, seed: int = 0) -> DirectionTest | None:
-    """:func:`direction_test` for 5 to 16 pairs, :func:`separation_test` for anything else."""
+    """:func:`direction_test` for 6 to 16 pairs, :func:`separation_test` for anything else."""
     if paired and np.shape(first)[-2] in _EXACT_PAIRS:
         return direction_test(first, second)
     return separation_test(first, second, seed=seed)
+
+
+def least_told_apart_p(first: int, second: int, *, paired: bool) -> float:
+    """The smallest p that :func:`tells_apart` can give for so many terms: with three of each it is 0.1."""
+    return least_exchange_p(first, second, paired=paired and first in _EXACT_PAIRS)
 
 
 def _separation(near: NDArray[np.float64], chosen: NDArray[np.intp], n: int) -> NDArray[np.float64]:

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from mmkd.evaluation.bias.gaps import Gaps, TermCosines, gap_rows, measure_gaps, standardise, term_cosines
 from mmkd.evaluation.bias.inheritance import FEWEST
-from mmkd.evaluation.bias.knowledge import FEWEST_KNOWN, DirectionTest, knowledge_score, tells_apart
+from mmkd.evaluation.bias.knowledge import (
+    FEWEST_KNOWN,
+    DirectionTest,
+    knowledge_score,
+    least_told_apart_p,
+    tells_apart,
+)
 from mmkd.evaluation.bias.overall import Overall, Reference, overall, references
 from mmkd.evaluation.bias.vectors import WordVectors
 from mmkd.evaluation.bias.words import BiasWords, some
@@ -107,7 +113,21 @@ class ModelBias:
                 f"{len(words.knowledge)} of the pairs of words that show whether a model knows anything (nurse and "
                 f"hospital, ...) are among its words; at least {FEWEST_KNOWN} are needed"
             )
+        if not self._can_be_told_apart:
+            sides = " and ".join(
+                f"{len(side)} {name}"
+                for name, side in zip(words.attributes, (words.first, words.second), strict=True)
+            )
+            found.append(
+                f"{sides} terms are too few to ask whether it tells them apart; 4 of each are enough"
+            )
         return found
+
+    @property
+    def _can_be_told_apart(self) -> bool:
+        words = self.words
+        sizes = len(words.first), len(words.second)
+        return least_told_apart_p(*sizes, paired=words.paired) <= DIRECTION_LEVEL
 
     def _ignorant(self) -> list[str]:
         words, found = self.words, []
@@ -121,7 +141,7 @@ class ModelBias:
             found.append(f"its text embeddings are collapsed ({self.geometry.describe()})")
         if self.direction is None:
             found.append("it gives terms of both attributes the same embeddings")
-        elif self.direction.p_value > DIRECTION_LEVEL:
+        elif self._can_be_told_apart and self.direction.p_value > DIRECTION_LEVEL:
             what = (
                 "mean cosine of the pairs' differences" if self.direction.method == "pairs" else "separation"
             )

@@ -1,7 +1,7 @@
 """The report of a bias probe: models, comparisons, verdicts and limits, as values, as JSON and as rows of a table."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mmkd.evaluation.bias.compare import Comparison, compare_models
@@ -37,6 +37,7 @@ class BiasReport:
         comparisons: each other model beside the teacher, by name.
         images: what was found with images; ``None``: none were given.
         seed: of all draws.
+        doubts: further reasons to conclude nothing of a model, by its name.
     """
 
     words: BiasWords
@@ -45,6 +46,13 @@ class BiasReport:
     comparisons: Mapping[str, Comparison]
     images: "ImageBias | None" = None
     seed: int = 0
+    doubts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def meaningless(self) -> dict[str, list[str]]:
+        """The models from whose numbers nothing can be concluded, with all reasons."""
+        found = {name: [*model.doubts, *self.doubts.get(name, ())] for name, model in self.models.items()}
+        return {name: reasons for name, reasons in found.items() if reasons}
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; ``schema_version`` changes when a key changes its meaning or goes."""
@@ -58,6 +66,7 @@ class BiasReport:
             "models": {name: model.to_json() for name, model in self.models.items()},
             "comparisons": {name: one.to_json() for name, one in self.comparisons.items()},
             "images": None if self.images is None else self.images.to_json(),
+            "meaningless": self.meaningless,
             "limits": list(LIMITS),
         }
 
@@ -102,7 +111,7 @@ def report_on(
     Args:
         models: by name, all asked the same words.
         reference: the teacher; ``None``: compare nothing.
-        doubts: further reasons to conclude nothing of a model, by its name.
+        doubts: further reasons to conclude nothing of a model, by its name; the teacher's count for all.
         images: what was found with images.
         seed: of all draws.
 
@@ -111,10 +120,14 @@ def report_on(
     """
     comparisons = {
         name: compare_models(
-            models[reference], model, doubts=(doubts or {}).get(name, ()), name=name, seed=seed
+            models[reference],
+            model,
+            doubts=[doubt for one in (reference, name) for doubt in (doubts or {}).get(one, ())],
+            name=name,
+            seed=seed,
         )
         for name, model in models.items()
         if reference is not None and name != reference
     }
     words = next(iter(models.values())).words
-    return BiasReport(words, models, reference, comparisons, images, seed)
+    return BiasReport(words, models, reference, comparisons, images, seed, doubts or {})

@@ -16,6 +16,7 @@ from mmkd.parse import read_yaml
 SOURCE_KEYS = ("name", "source", "year", "licence")
 # WinoBias calls an occupation of women when they are the majority in its own table.
 MAJORITY = 50.0
+_LAST_SOURCES = ("controls", "knowledge")  # of the built-in sources, what the last two are of
 _KEYS = {
     "name": str,
     "attributes": dict,
@@ -104,7 +105,11 @@ def read_words(path: Path) -> BiasWords:
         groups={str(name): _texts(group, "targets", path) for name, group in groups.items()},
         article=values.get("article", True),
         references=_references(values, path),
-        sources=(source, *base.sources[-2:]),
+        # The built-in lists' own sources, as far as the file leaves these lists as they are.
+        sources=(
+            source,
+            *(one for key, one in zip(_LAST_SOURCES, base.sources[-2:], strict=True) if key not in values),
+        ),
         **{"neutral": (), **given},
     )
     if len(listed) != len(set(listed)):
