@@ -254,3 +254,16 @@ def test_vectors_of_others_are_found_and_what_is_missing_is_listed(words: BiasWo
 def test_checks_hold_for_the_builtin_words(words: BiasWords) -> None:
     with pytest.raises(ConfigError, match=r"here: .*expected one \{\}"):
         check_words(replace(words, templates=("{} {}",)), "here")
+
+
+def test_own_lists_are_not_credited_to_the_built_in_sources(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    text = "attributes: {a: [x, y], b: [z, w]}\ntargets: [t]\nname: mine\n"
+    built_in = [one["name"] for one in builtin_words().sources[-2:]]
+    for more, expected in (
+        ("", built_in),
+        ("controls: [stone, river]\n", built_in[1:]),
+        ("knowledge: {nurse: hospital}\n", built_in[:1]),
+    ):
+        file.write_text(text + more)
+        assert [one["name"] for one in read_words(file).sources] == ["mine", *expected]

@@ -166,28 +166,7 @@ def evaluate_images(
         def weigh(nouns: tuple[str, ...], encoder: "PairEncoder" = encoder) -> NDArray[np.float64]:
             return _weights(encoder, nouns, words, batch_size, kept)
 
-        asked = weigh(queries)
-        order = np.argsort(-(asked @ vectors.T), axis=1, kind="stable")[:, :k]
-        persons = (*words.terms, *words.neutral)
-        things = vectors @ weigh((*persons, *words.controls)).T if words.controls else None
-        found[name] = ModelImages(
-            _rankings(order, group, images.group_names, words.attributes, k, seed, occupation),
-            None
-            if things is None
-            else _mistakes(
-                things.argmax(axis=1) >= len(persons), group, images.group_names, words, occupation, seed
-            ),
-            None
-            if occupation is None
-            else _mistakes(
-                (vectors @ asked.T).argmax(axis=1) != occupation,
-                group,
-                images.group_names,
-                words,
-                occupation,
-                seed,
-            ),
-        )
+        found[name] = _judge(vectors, weigh, queries, k, images.group_names, group, occupation, words, seed)
     counts = {name: int((group == number).sum()) for number, name in enumerate(images.group_names)}
     skipped = next(iter(embedded.values())).skipped
     return ImageBias(
@@ -201,6 +180,32 @@ def evaluate_images(
         found,
         occupation is not None,
     )
+
+
+def _judge(
+    vectors: NDArray[np.float64],
+    weigh: Callable[[tuple[str, ...]], NDArray[np.float64]],
+    queries: tuple[str, ...],
+    k: int,
+    names: tuple[str, ...],
+    group: NDArray[np.int64],
+    occupation: NDArray[np.int64] | None,
+    words: BiasWords,
+    seed: int,
+) -> ModelImages:
+    """One model's images (N, D), ranked by the queries and classified; ``weigh`` gives nouns their vectors."""
+    asked = weigh(queries)
+    order = np.argsort(-(asked @ vectors.T), axis=1, kind="stable")[:, :k]
+    rankings = _rankings(order, group, names, words.attributes, k, seed, occupation)
+    things = jobs = None
+    persons = (*words.terms, *words.neutral)
+    if words.controls:
+        nearest = (vectors @ weigh((*persons, *words.controls)).T).argmax(axis=1)
+        things = _mistakes(nearest >= len(persons), group, names, words, occupation, seed)
+    if occupation is not None:
+        nearest = (vectors @ asked.T).argmax(axis=1)
+        jobs = _mistakes(nearest != occupation, group, names, words, occupation, seed)
+    return ModelImages(rankings, things, jobs)
 
 
 def _weights(
