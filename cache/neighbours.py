@@ -20,7 +20,7 @@ from mmkd.mining.search import OnProgress
 if TYPE_CHECKING:
     from mmkd.cache.store import CacheStore
 
-_VERSION = 2  # raise when mining changes, so that older files are not taken for the same
+_VERSION = 3  # raise when mining changes, so that older files are not taken for the same
 
 
 def neighbours_file(
@@ -35,6 +35,7 @@ def neighbours_file(
 def load_or_mine(
     store: "CacheStore",
     rows: NDArray[np.int64],
+    caption_ids: NDArray[np.integer],
     *,
     rules: NegativeRules,
     seed: int,
@@ -47,6 +48,7 @@ def load_or_mine(
     Args:
         store: the cache.
         rows: int64 (N,): the rows to mine among.
+        caption_ids: int (N,): equal where their first captions are.
         rules: which of the nearest are negatives.
         seed: of the choice among rows with one caption.
         search: how captions are searched.
@@ -66,7 +68,14 @@ def load_or_mine(
         return found
     with _owning(store.folder, share):
         mined = mine_neighbours(
-            store, rows, rules=rules, seed=seed, search=search, share=share, on_progress=on_progress
+            store,
+            rows,
+            caption_ids,
+            rules=rules,
+            seed=seed,
+            search=search,
+            share=share,
+            on_progress=on_progress,
         )
         if share.rank == 0:
             _save(file, mined)

@@ -1,6 +1,6 @@
 """What is in a cache: how spread its vectors are, whether pairs belong together, who is next to whom."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.cache.contents import iterate_blocks
+from mmkd.cache.duplicates import hash_vectors
 from mmkd.cache.rows import RowReader
 from mmkd.evaluation.statistics import Geometry, geometry
 
@@ -158,6 +159,14 @@ class _Nearest:
             yield [Neighbour(row, score) for score, row in found.values()]
 
 
+def _contents(rows: Mapping[str, NDArray[Any]], side: str) -> NDArray[np.uint64]:
+    """uint64 (B,): equal where rows have the same image or, as far as its vector tells, the same first caption."""
+    if side == "text" and rows["text"].shape[1] > 1:  # the hash is of all of a row's captions
+        return hash_vectors(rows["text"][:, 0])
+    found: NDArray[np.uint64] = rows["row_hash"][:, _HASH[side]]
+    return found
+
+
 def _search(
     reader: RowReader, rows: NDArray[np.int64], count: int, on_progress: Callable[[int], None]
 ) -> list[Neighbourhood]:
@@ -169,7 +178,7 @@ def _search(
             # Of several teachers the cosine is the mean of theirs: all vectors have the length of √T.
             queries = np.stack([one[source][0].astype(np.float32) for one in values])
             queries /= np.float32(len(settings.teachers))
-            own = np.array([one["row_hash"][_HASH[target]] for one in values])
+            own = np.concatenate([_contents({k: v[None] for k, v in one.items()}, target) for one in values])
             searches[source, target] = _Nearest(queries, own if source == target else None, count)
     for start, arrays in reader.shards():
         wanted = {name: arrays[name] for name in ("valid", "row_hash", *sides)}
@@ -178,7 +187,7 @@ def _search(
             if len(valid):
                 vectors = {side: block[side][valid, 0].astype(np.float32) for side in sides}
                 for (_, target), nearest in searches.items():
-                    contents = block["row_hash"][valid, _HASH[target]]
+                    contents = _contents(block, target)[valid]
                     nearest.add(vectors[target], contents, valid + start + inside)
             on_progress(start + inside + len(block["valid"]))
     results = {f"{source} to {target}": list(found.result()) for (source, target), found in searches.items()}

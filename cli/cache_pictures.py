@@ -56,8 +56,12 @@ class Pictures:
         return printable(pair.captions[0], limit=limit) if pair.captions else "(no caption)"
 
     def own(self, row: int, other: int) -> bool:
-        """Whether two rows have the same captions."""
-        first, second = (self._reader[one]["row_hash"][1] for one in (row, other))
+        """Whether two rows have the same first caption or, where that cannot be read, the same captions."""
+        pairs = [self._pair(one) for one in (row, other)]
+        texts = [pair.captions[0] for pair in pairs if not isinstance(pair, str) and pair.captions]
+        first, second = (
+            texts if len(texts) == 2 else (self._reader[one]["row_hash"][1] for one in (row, other))
+        )
         return bool(first == second)
 
     def thumbnail(self, row: int) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,11 +120,11 @@ class Inputs:
             accelerator: of the processes that share the work.
             memory: ``--mining-memory``.
         """
+        if self.store is None and recipe.refresh_every:
+            raise ConfigError(
+                "--refresh-every needs a cache, whose teacher tells false negatives; leave it out"
+            )
         if self.store is None or not recipe.mines:
-            if recipe.refresh_every:
-                raise ConfigError(
-                    "--refresh-every needs a cache, whose teacher tells false negatives; leave it out"
-                )
             return None
         from mmkd.cache.neighbours import load_or_mine
         from mmkd.cli.mining_progress import MiningProgress, say_mined
@@ -134,6 +135,7 @@ class Inputs:
             found = load_or_mine(
                 self.store,
                 self.rows.to_array(),
+                self.first_captions,
                 rules=recipe.rules,
                 seed=recipe.seed,
                 search=search,
@@ -142,6 +144,18 @@ class Inputs:
             )
         say_mined(found, recipe.neighbours, "among first captions", kept=not bar.mined)
         return found
+
+    @cached_property
+    def first_captions(self) -> NDArray[np.uint64]:
+        """Hash of each row's first caption, uint64 (N,); every process must ask for it, and each reads a part."""
+        from mmkd.cli.mining_progress import MiningProgress
+        from mmkd.mining import Share
+        from mmkd.mining.first_captions import first_caption_ids
+
+        assert self.store is not None
+        rows, share = self.rows.to_array(), Share.current()
+        with MiningProgress() as bar:
+            return first_caption_ids(self.pairs, self.store, rows, share=share, on_progress=bar)
 
     def search_options(
         self, recipe: Recipe, accelerator: "Accelerator", memory: str | None
@@ -152,10 +166,8 @@ class Inputs:
         assert self.store is not None
         machine = parse_memory(memory)
         cuda = accelerator.device.type == "cuda"
-        captions = len(np.unique(self.store.hashes(self.rows.to_array())[:, 1]))
-        method = choose_method(
-            captions, self.store.spec.dim, memory=machine, asked=recipe.mining_search, cuda=cuda
-        )
+        captions, dim = len(np.unique(self.first_captions)), self.store.spec.dim
+        method = choose_method(captions, dim, memory=machine, asked=recipe.mining_search, cuda=cuda)
         own = machine // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return SearchOptions(method, own, accelerator.device if cuda else None, self.store.folder)
 

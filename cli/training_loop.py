@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmkd.batches import BatchReader, BatchStream
 from mmkd.checkpoints import Checkpoints
@@ -228,6 +229,7 @@ class TrainingLoop:
             mismatched=self.recipe.mismatched,
             synthetic_share=self.recipe.synthetic_share,
             family=family_of(self.student.clip.config),
+            first_captions=None if progress is None else self._first_captions(),
         )
         workers = self.options.workers
         if workers is None:
@@ -240,6 +242,15 @@ class TrainingLoop:
             workers=workers,
             on_epoch=None if progress is None else self._refresher(prepared, reader, workers, progress),
         )
+
+    def _first_captions(self) -> NDArray[np.uint64] | None:
+        """By row of the store, for the bank."""
+        inputs = self.inputs
+        if not self.plan.bank or inputs.store is None:
+            return None
+        found = np.zeros(len(inputs.store), np.uint64)
+        found[inputs.rows.to_array()] = inputs.first_captions
+        return found
 
     def _refresher(
         self, prepared: Prepared, reader: BatchReader, workers: int, progress: TrainingProgress
@@ -255,6 +266,7 @@ class TrainingLoop:
             folder=self.run.folder,
             store=inputs.store,
             rows=rows,
+            caption_ids=inputs.first_captions,
             embed=lambda: embed_rows(
                 prepared.student,
                 reader,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -20,6 +19,7 @@ from mmkd.errors import DataError, StaleCacheError
 from mmkd.families import CLIP, Family
 from mmkd.images import decode_image
 from mmkd.losses.negatives import Bank
+from mmkd.pairs import caption_id
 from mmkd.pixels import prepare_images
 from mmkd.sampling import BatchPlan, StepRows
 from mmkd.synthetic import choose_captions
@@ -40,7 +40,7 @@ class DistillBatch:
         teacher_text: float32 (B, D), as the teacher gave it, or (B, 0) without a teacher.
         bank_image: float32 (N, D): the teacher's embeddings of other rows; N is 0 without a bank.
         bank_text: float32 (N, D).
-        bank_ids: int64 (N, 2): hashes of those rows' captions and images.
+        bank_ids: int64 (N, 2): hashes of those rows' first captions and images.
     """
 
     pixel_values: Tensor
@@ -104,6 +104,8 @@ class BatchReader(Dataset[DistillBatch]):
             sees those, and no image is decoded, unless ``mismatched`` asks for views.
         synthetic_share: how often a pair that has real and synthetic captions shows a synthetic one.
         family: the student's, whose texts are padded in its own way.
+        first_captions: uint64 (R,): hash of each row's first caption, for the bank; default: the store's hashes, which
+            are those of rows with one caption each.
 
     Raises:
         StaleCacheError: a row's bytes are not those that the cache was made from.
@@ -121,6 +123,7 @@ class BatchReader(Dataset[DistillBatch]):
         mismatched: Augmentation | None = None,
         synthetic_share: float | None = None,
         family: Family = CLIP,
+        first_captions: NDArray[np.uint64] | None = None,
     ) -> None:
         self.pairs = pairs
         self.image_processor = image_processor
@@ -133,6 +136,7 @@ class BatchReader(Dataset[DistillBatch]):
         self.mismatched = mismatched is not None
         self.synthetic_share = synthetic_share
         self.family = family
+        self.first_captions = first_captions
         self.jpeg_side = None if store is None or self.mismatched else store.jpeg_side
         self.stored = store if store is not None and store.pixels and mismatched is None else None
 
@@ -151,14 +155,15 @@ class BatchReader(Dataset[DistillBatch]):
             pair.captions[number] if pair.captions else ""
             for pair, number in zip(pairs, numbers.tolist(), strict=True)
         ]
+        shown = hashes[:, 1]
+        if "text" in self.readable:
+            shown = np.array([caption_id(caption) for caption in captions], dtype=np.uint64)
         teacher = None if self.store is None else self.store.read(rows, numbers, self._targets(step))
         nothing = torch.empty(len(rows), 0)
         return DistillBatch(
             pixel_values=self._pixels(pairs, step) if "image" in self.sides else nothing,
             **self._tokens(captions),
-            caption_ids=torch.tensor(
-                [_signed(xxhash.xxh3_64_intdigest(caption.encode())) for caption in captions]
-            ),
+            caption_ids=torch.from_numpy(shown.astype(np.int64)),
             image_ids=torch.from_numpy(hashes[:, 0].astype(np.int64)),
             teacher_image=nothing if teacher is None else teacher.raw_image,
             teacher_text=nothing if teacher is None else teacher.raw_text,
@@ -188,8 +193,10 @@ class BatchReader(Dataset[DistillBatch]):
             nothing = torch.empty(0, 0)
             return {"bank_image": nothing, "bank_text": nothing, "bank_ids": nothing.long()}
         bank = self.store.read(rows)
-        hashes = self.store.hashes(rows)[:, ::-1].astype(np.int64)
-        ids = torch.from_numpy(hashes.copy())
+        hashes = self.store.hashes(rows)
+        if self.first_captions is not None:
+            hashes[:, 1] = self.first_captions[rows]
+        ids = torch.from_numpy(hashes[:, ::-1].astype(np.int64))
         return {"bank_image": bank.raw_image, "bank_text": bank.raw_text, "bank_ids": ids}
 
     def _pair(self, row: int) -> Pair:
@@ -282,7 +289,3 @@ def _leave_interrupts_to_the_trainer(_worker: int) -> None:
 
 def _as_is(batch: Any) -> Any:
     return batch
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value

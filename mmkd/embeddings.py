@@ -113,6 +113,10 @@ class TeacherStore(Protocol):
         """uint64 (B, 2): xxh3_64 of the image bytes and of the captions of ``rows``."""
         ...
 
+    def caption_counts(self, rows: NDArray[np.int64]) -> NDArray[np.uint16]:
+        """uint16 (B,): captions of each of ``rows``."""
+        ...
+
     @property
     def views(self) -> int:
         """V, views of each image; view 0 is the untouched one."""

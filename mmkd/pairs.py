@@ -122,5 +122,9 @@ class PairTable(Protocol):
 
 def row_hash(pair: Pair) -> tuple[int, int]:
     """xxh3_64 of the image's bytes and of the captions, joined by NUL as UTF-8."""
-    captions = "\x00".join(pair.captions).encode("utf-8", "surrogatepass")
-    return xxhash.xxh3_64_intdigest(pair.image), xxhash.xxh3_64_intdigest(captions)
+    return xxhash.xxh3_64_intdigest(pair.image), caption_id("\x00".join(pair.captions))
+
+
+def caption_id(caption: str) -> int:
+    """xxh3_64 of a caption as UTF-8; ``row_hash`` has the same of a row with one caption."""
+    return xxhash.xxh3_64_intdigest(caption.encode("utf-8", "surrogatepass"))

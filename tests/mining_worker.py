@@ -19,7 +19,9 @@ def main(out: str) -> None:
     found = {}
     for method in METHODS:
         search = SearchOptions(method, 32 << 20, None, Path(out).parent)
-        mined = mine_neighbours(store, rows, rules=NegativeRules(8), seed=5, search=search, share=share)
+        mined = mine_neighbours(
+            store, rows, store.caption_ids, rules=NegativeRules(8), seed=5, search=search, share=share
+        )
         said = f"{mined.method} {mined.dropped} {mined.recall}"
         found |= {method: mined.rows, f"{method} said": np.array(said)}
     np.savez(f"{out}-{share.rank}.npz", **found)

@@ -28,6 +28,9 @@ class MemoryStore:
     def hashes(self, rows: np.ndarray) -> np.ndarray:
         return np.stack([np.arange(len(self)), self.caption_ids], axis=1).astype(np.uint64)[rows]
 
+    def caption_counts(self, rows: np.ndarray) -> np.ndarray:
+        return np.ones(len(rows), np.uint16)
+
     def __len__(self) -> int:
         return len(self.image)
 

@@ -1,15 +1,18 @@
 """Mined neighbours, held against scikit-learn's and sentence-transformers'."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
-from stores import random_store
+from stores import MemoryStore, random_store
 
 from mmkd.errors import ConfigError
 from mmkd.mining import (
     ArraySpace,
     NegativeRules,
+    Neighbours,
     SearchOptions,
     choose_method,
     mine_embeddings,
@@ -115,13 +118,17 @@ def test_what_a_gpu_would_do_gives_the_same(monkeypatch: pytest.MonkeyPatch, hel
     assert bool(database._copies) == held
 
 
+def _mine(store: MemoryStore, rows: np.ndarray, **options: Any) -> Neighbours:
+    return mine_neighbours(store, rows, store.caption_ids[rows], **options)
+
+
 def test_negatives_are_the_nearest_captions_hardest_first() -> None:
     store = random_store(300, 16)
     rows = np.arange(300)
     own = store.read(rows)
     text = own.text.numpy()
     nearest = NearestNeighbors(n_neighbors=6, metric="cosine").fit(text).kneighbors(text)[1][:, 1:]
-    mined = mine_neighbours(store, rows, rules=NegativeRules(5), seed=0)
+    mined = _mine(store, rows, rules=NegativeRules(5), seed=0)
     similarity = (own.image @ own.text.T).numpy()
     positive = similarity.diagonal()
     kept = 0
@@ -137,7 +144,7 @@ def test_negatives_are_the_nearest_captions_hardest_first() -> None:
 
 def test_rows_of_one_caption_are_never_neighbours() -> None:
     store = random_store(200, 8, captions=20)
-    mined = mine_neighbours(store, np.arange(200), rules=NegativeRules(19), seed=0).rows
+    mined = _mine(store, np.arange(200), rules=NegativeRules(19), seed=0).rows
     row, column = np.nonzero(mined >= 0)
     assert len(row) > 200
     assert (store.caption_ids[row] != store.caption_ids[mined[row, column]]).all()
@@ -145,14 +152,14 @@ def test_rows_of_one_caption_are_never_neighbours() -> None:
 
 def test_every_row_of_a_caption_may_stand_for_it() -> None:
     store = random_store(400, 8, captions=4)
-    mined = mine_neighbours(store, np.arange(400), rules=NegativeRules(3), seed=0).rows
+    mined = _mine(store, np.arange(400), rules=NegativeRules(3), seed=0).rows
     assert len(np.unique(mined)) > 250
 
 
 def test_only_the_rows_asked_for_are_mined() -> None:
     store = random_store(100, 8)
     rows = np.arange(0, 100, 3)
-    mined = mine_neighbours(store, rows, rules=NegativeRules(4), seed=0).rows
+    mined = _mine(store, rows, rules=NegativeRules(4), seed=0).rows
     assert set(np.unique(mined)) <= {-1, *rows.tolist()}
     assert (mined[np.setdiff1d(np.arange(100), rows)] == -1).all()
 
@@ -160,7 +167,7 @@ def test_only_the_rows_asked_for_are_mined() -> None:
 def test_it_is_a_function_of_the_seed_and_not_of_the_memory() -> None:
     store = random_store(300, 8, captions=100)
     first, again, other = (
-        mine_neighbours(
+        _mine(
             store, np.arange(300), rules=NegativeRules(4), seed=seed, search=SearchOptions(memory=memory)
         ).rows
         for seed, memory in ((1, MEMORY), (1, 1 << 12), (2, MEMORY))
@@ -170,12 +177,12 @@ def test_it_is_a_function_of_the_seed_and_not_of_the_memory() -> None:
 
 
 def test_one_distinct_caption_has_no_neighbours() -> None:
-    mined = mine_neighbours(random_store(10, 8, captions=1), np.arange(10), seed=0)
+    mined = _mine(random_store(10, 8, captions=1), np.arange(10), seed=0)
     assert mined.rows.shape == (10, 0)
 
 
 def test_fewer_captions_than_asked_for_give_fewer() -> None:
-    mined = mine_neighbours(random_store(10, 8, captions=5), np.arange(10), rules=NegativeRules(32), seed=0)
+    mined = _mine(random_store(10, 8, captions=5), np.arange(10), rules=NegativeRules(32), seed=0)
     assert mined.rows.shape == (10, 4)
 
 

@@ -38,6 +38,7 @@ def test_they_are_kept_beside_the_cache_by_what_they_depend_on(copied_cache: Pat
         return load_or_mine(
             store,
             rows,
+            store.hashes(rows)[:, 1],
             rules=rules,
             seed=0,
             search=SearchOptions(method),
@@ -121,6 +122,7 @@ def refresher(tiny_cache: Path, tmp_path: Path):
         folder=tmp_path,
         store=store,
         rows=rows,
+        caption_ids=store.hashes(rows)[:, 1],
         embed=embed,
         rules=NegativeRules(6),
         seed=0,

@@ -59,6 +59,7 @@ class Neighbours:
 def mine_neighbours(
     store: TeacherStore,
     rows: NDArray[np.int64],
+    caption_ids: NDArray[np.integer],
     *,
     rules: NegativeRules = _DEFAULT_RULES,
     seed: int,
@@ -71,6 +72,7 @@ def mine_neighbours(
     Args:
         store: the teacher's embeddings.
         rows: int64 (N,): the rows to mine among; of each, the first caption.
+        caption_ids: int (N,): equal where first captions are, as ``first_caption_ids`` gives them.
         rules: which of the nearest are negatives.
         seed: chooses which of several rows with one caption stands for it.
         search: how captions are searched.
@@ -79,7 +81,7 @@ def mine_neighbours(
     """
     return mine_embeddings(
         StoreSpace(store, rows),
-        store.hashes(rows)[:, 1],
+        caption_ids,
         rules=rules,
         seed=seed,
         search=search,

@@ -111,6 +111,7 @@ class Refresher:
         folder: of the run.
         store: the teacher's embeddings, which tell false negatives.
         rows: int64 (N,): the rows that are trained on.
+        caption_ids: int (N,): equal where their first captions are.
         embed: the student's embeddings of ``rows``, as ``embed_rows`` gives them.
         rules: which of the nearest are negatives.
         seed: of the choice among rows with one caption.
@@ -124,6 +125,7 @@ class Refresher:
     folder: Path
     store: TeacherStore
     rows: NDArray[np.int64]
+    caption_ids: NDArray[np.integer]
     embed: Callable[[], ArraySpace]
     rules: NegativeRules
     seed: int
@@ -161,7 +163,7 @@ class Refresher:
     def _mine(self, epoch: int, file: Path) -> NDArray[np.int32]:
         mined = mine_embeddings(
             self.embed(),
-            self.store.hashes(self.rows)[:, 1],
+            self.caption_ids,
             judge=StoreSpace(self.store, self.rows),
             rules=self.rules,
             seed=self.seed + epoch,
