@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from mmkd.cache.hdf5_file import write_hdf5
-from mmkd.cache.shard import disk_errors
+from mmkd.cache.shard import Field, contiguous_offsets, disk_errors
 from mmkd.cache.writers import mining, remove_mining_leftovers
 from mmkd.errors import CacheError
 from mmkd.files import atomic_file
@@ -77,7 +77,7 @@ def load_or_mine(
             share=share,
             on_progress=on_progress,
         )
-        if share.rank == 0:
+        if share.rank == 0 and mined.rows.size:  # one distinct caption has none
             _save(file, mined)
     share.wait()
     return mined
@@ -96,34 +96,30 @@ def _owning(folder: Path, share: Share) -> Iterator[None]:
 
 def _save(file: Path, mined: Neighbours) -> None:
     said = {name: getattr(mined, name) for name in ("dropped", "method", "recall", "seconds")}
+    said["xxh3_128"] = xxhash.xxh3_128_hexdigest(mined.rows)
     with disk_errors(file.parent, mined.rows.nbytes), atomic_file(file) as temporary:
         write_hdf5(temporary, {"rows": mined.rows}, said)
 
 
 def _load(file: Path, rows: int) -> Neighbours | None:
-    """The neighbours in ``file``, or ``None`` where it is missing or is not what mining writes."""
+    """The neighbours in ``file``, or ``None`` where it is missing or is not what mining wrote."""
     import h5py
 
-    if not file.is_file() or file.stat().st_size > 64 << 30:
+    if file.is_symlink() or not file.is_file() or (size := file.stat().st_size) > 64 << 30:
         return None
     try:
         with h5py.File(file, "r") as h5:
-            dataset = h5.get("rows")
-            if not _is_plain(h5, "rows") or dataset.dtype != np.int32 or dataset.nbytes > file.stat().st_size:
+            # The link first: to look into the dataset is to follow it.
+            if not isinstance(h5.get("rows", getlink=True), h5py.HardLink):
                 return None
+            dataset = h5["rows"]
+            contiguous_offsets(h5.id, {"rows": Field(np.dtype("<i4"), dataset.shape)}, size)
             found = np.asarray(dataset[:])
+            digest = str(h5.attrs["xxh3_128"])
             dropped, method = float(h5.attrs["dropped"]), str(h5.attrs["method"])
             recall, seconds = float(h5.attrs["recall"]), float(h5.attrs["seconds"])
-    except (OSError, KeyError, ValueError, TypeError):
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, CacheError):
         return None
     fits = found.ndim == 2 and len(found) == rows and (found >= -1).all() and (found < rows).all()
-    return Neighbours(found, dropped, method, recall, seconds) if fits else None
-
-
-def _is_plain(h5: Any, name: str) -> bool:
-    """Whether ``name`` is a contiguous dataset of this very file."""
-    import h5py
-
-    dataset = h5.get(name)
-    own = isinstance(h5.get(name, getlink=True), h5py.HardLink) and isinstance(dataset, h5py.Dataset)
-    return own and not (dataset.external or dataset.is_virtual or dataset.chunks)
+    whole = fits and xxhash.xxh3_128_hexdigest(np.ascontiguousarray(found)) == digest
+    return Neighbours(found, dropped, method, recall, seconds) if whole else None

@@ -235,7 +235,7 @@ def shard_offsets(path: Path, record: ShardRecord, expected: dict[str, Field]) -
     """
     check_file(path, record, full=False)
     with _explained(path), h5py.File(path, "r", locking=False) as file:
-        return _offsets(file.id, expected, path.stat().st_size)
+        return contiguous_offsets(file.id, expected, path.stat().st_size)
 
 
 def still_written(path: Path, size: int, record: ShardRecord) -> CacheError:
@@ -265,7 +265,12 @@ def _map_file(path: Path) -> NDArray[np.uint8]:
         return np.frombuffer(file.read_buffer(), np.uint8)
 
 
-def _offsets(file: Any, expected: dict[str, Field], size: int) -> dict[str, int]:
+def contiguous_offsets(file: Any, expected: dict[str, Field], size: int) -> dict[str, int]:
+    """Where in an open file, of ``size`` bytes, the data of each dataset begins: it has these alone, all plain.
+
+    Raises:
+        CacheError: it has others, or one whose bytes are not in the file as they are.
+    """
     # By h5py's low-level calls, a third of the time: a first random batch of 10^7 rows opens all 611 shards.
     if before := file.get_create_plist().get_userblock():
         raise CacheError(f"a user block of {before:,} bytes comes before HDF5's own; expected none")
