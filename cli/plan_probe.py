@@ -57,6 +57,7 @@ class Rehearsal:
 
     def loop(self, batch: int) -> TrainingLoop:
         """The training itself, of a student that has learnt nothing yet, in batches of ``batch``."""
+        self.accelerator.free_memory()  # it saves every student that it has prepared
         recipe = replace(self.recipe, batch_size=batch, refresh_every=0)
         run = Run(self.folder, {"started": "never"})
         student = self.inputs.build_student(recipe)

@@ -185,6 +185,16 @@ def test_a_plan_adds_up(planned, tiny_encoder, tiny_pairs):
     assert disk["fits"] is True
 
 
+def test_a_checkpoint_is_as_large_as_a_trainings(planned, tiny_cache, tmp_path):
+    options = "--epochs 1 --batch-size 16 --limit 64 --workers 0".split()
+    done = mmkd("train", "--cache", tiny_cache, "--out", tmp_path / "run", *options)
+    assert done.returncode == 0, done.stderr
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
+    size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file())
+    for name in ("cached", "in_loop"):
+        assert planned["measured"][name]["checkpoint"] == pytest.approx(size, rel=0.02)
+
+
 def test_a_disk_that_is_too_small(planned, tiny_clip, pairs_parquet, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(plan_result, "free_bytes", lambda _: planned["disk"]["needed"] - 1)
     command = (
