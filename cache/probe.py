@@ -19,6 +19,7 @@ from mmkd.data import Pair, PairDataset, open_pairs
 from mmkd.embeddings import Embeddings, TeacherSpec
 from mmkd.encoders import PairEncoder
 from mmkd.planning import CachingProbe, measured
+from mmkd.row_set import RowSet, split_rows
 
 FIRST_ROWS = (4, 32)  # rows of the first, unmeasured caches, from which the probe's size follows
 LEAST_BATCHES = 8
@@ -236,6 +237,30 @@ def count_captions(
     looked = min(settings.rows, max(MOST_TEXTS // settings.shard_rows, 1) * settings.shard_rows, MOST_TEXTS)
     found = sum(_distinct(pairs, part, on_progress, looked) for part in _parts(settings, looked))
     return round(found * settings.rows / looked)
+
+
+def count_first_captions(
+    settings: CacheSettings, rows: int, on_progress: Callable[[int, int], None] = lambda _, __: None
+) -> int:
+    """Distinct first captions of ``rows`` rows, which training mines among; beyond 100,000 at the last ones' rate.
+
+    Args:
+        settings: of the cache.
+        rows: of the training; the very ones that ``split_rows`` takes where none is masked.
+        on_progress: called with the rows looked at, and all that will be.
+    """
+    pairs = open_pairs(settings.sources, settings.limit, sides=("text",))
+    chosen, _ = split_rows(RowSet.all_of(settings.rows), rows, 0)
+    looked = min(len(chosen), MOST_TEXTS)
+    places = np.random.default_rng(0).permutation(len(chosen))[:looked]
+    seen: set[int] = set()
+    half = 0
+    for number, row in enumerate(chosen.take(places).tolist()):
+        half = len(seen) if 2 * number <= looked else half
+        seen.update(hash(text) for text in pairs[row].captions[:1])
+        if number % 1_000 == 0:
+            on_progress(number, looked)
+    return len(seen) + round((len(chosen) - looked) * 2 * (len(seen) - half) / looked)
 
 
 def _parts(settings: CacheSettings, looked: int) -> Iterator[range]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from mmkd.cache.probe import ProbedCache, count_captions, probe_caching
+from mmkd.cache.probe import ProbedCache, count_captions, count_first_captions, probe_caching
 from mmkd.cache.settings import CacheSettings
 from mmkd.cache.shard import free_bytes, shard_bytes, size_text
 from mmkd.cli.console import duration, progress
@@ -164,7 +164,7 @@ def make_plan(
                         on_progress=lambda passed, tell=tell: tell(round(passed), round(seconds)),  # type: ignore[misc]
                     )
                 )
-    size = _size(rehearsal, settings, captions, options, mining_memory)
+    size = _size(rehearsal, settings, options, mining_memory)
     return Plan(settings, captions, rehearsal.recipe, size, Measured(cached.probe, *probes), free_bytes(work))
 
 
@@ -205,7 +205,6 @@ def _rehearse(
 def _size(
     rehearsal: Rehearsal,
     settings: CacheSettings,
-    captions: int,
     options: "RunOptions",
     mining_memory: str | None,
 ) -> TrainingSize:
@@ -214,6 +213,8 @@ def _size(
     mining, neighbours, refreshes = 0.0, 0, 0
     if recipe.mines:
         cuda = rehearsal.accelerator.device.type == "cuda"
+        with _bar("first captions", "rows") as tell:
+            captions = count_first_captions(settings, pairs, tell)
         dim, memory = settings.teacher.dim, parse_memory(mining_memory)
         method = choose_method(captions, dim, memory=memory, asked=recipe.mining_search, cuda=cuda)
         mining = mining_seconds(captions, dim, method, cuda=cuda)

@@ -14,7 +14,7 @@ from test_cache_build import SIZES
 
 from mmkd.batches import BatchReader, BatchStream
 from mmkd.cache.build import build_cache, cache_settings
-from mmkd.cache.probe import RepeatedPairs, RepeatedStore, count_captions, probe_caching
+from mmkd.cache.probe import RepeatedPairs, RepeatedStore, count_captions, count_first_captions, probe_caching
 from mmkd.cache.shard import shard_bytes
 from mmkd.cache.store import open_cache
 from mmkd.cli import plan_result
@@ -31,7 +31,7 @@ from mmkd.planning import (
     measured,
     training_cost,
 )
-from mmkd.row_set import RowSet
+from mmkd.row_set import RowSet, split_rows
 from mmkd.sampling import BatchPlan
 
 ROOT = Path(__file__).parent.parent
@@ -91,6 +91,16 @@ def test_captions_are_counted_within_their_shards(shard_rows, tiny_encoder, tiny
     parts = [settings.shard_range(index) for index in range(settings.shards)]
     expected = sum(len({text for row in part for text in tiny_pairs[row].captions}) for part in parts)
     assert count_captions(settings) == expected
+
+
+def test_first_captions_are_counted_among_a_trainings_rows(tiny_encoder, tiny_pairs, monkeypatch):
+    settings = cache_settings(tiny_encoder, tiny_pairs)
+    first = [tiny_pairs[row].captions[0] for row in range(96)]
+    assert count_first_captions(settings, 96) == len(set(first))
+    rows, _ = split_rows(RowSet.all_of(96), 9, 0)
+    assert count_first_captions(settings, 9) == len({first[row] for row in rows.to_array()}) < len(set(first))
+    monkeypatch.setattr("mmkd.cache.probe.MOST_TEXTS", 80)
+    assert count_first_captions(settings, 96) == len(set(first)), "the last ones brought none"
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +196,7 @@ def test_a_plan_adds_up(planned, tiny_encoder, tiny_pairs):
 
 
 def test_a_checkpoint_is_as_large_as_a_trainings(planned, tiny_cache, tmp_path):
-    options = "--epochs 1 --batch-size 16 --limit 64 --workers 0".split()
+    options = ["--epochs", "1", "--batch-size", "16", "--limit", "64", "--workers", "0"]
     done = mmkd("train", "--cache", tiny_cache, "--out", tmp_path / "run", *options)
     assert done.returncode == 0, done.stderr
     (checkpoint,) = (tmp_path / "run" / "checkpoints").glob("step-*")
