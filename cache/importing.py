@@ -234,7 +234,13 @@ class _Rows:
         source = self._plan.source
         wanted = {source.caption, *NORMS.values(), *(["image_path"] if self._plan.images else [])}
         names = [name for name in source.columns if name in wanted]
-        return dict(part.table.read(names)) if part.table is not None and names else {}
+        found = dict(part.table.read(names)) if part.table is not None and names else {}
+        for name in found.keys() & set(NORMS.values()):
+            if any(isinstance(value, str) for value in found[name]):
+                raise DataError(
+                    f"{name} in {source.path} holds texts; expected lengths of vectors, or another name for the column"
+                )
+        return found
 
 
 def _make_shard(plan: ImportPlan, index: int, rows: _Rows) -> tuple[dict[str, NDArray[Any]], dict[str, int]]:

@@ -1,7 +1,8 @@
 """Files of vectors that others made, read without trust: nothing is unpickled, and sizes are checked first."""
 
+import io
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,11 @@ from mmkd.errors import DataError
 
 Vectors = NDArray[np.floating[Any]]
 Columns = Mapping[str, list[Any]]
-MAX_UNPACKED = 1 << 30  # of what cannot be mapped: a member of an .npz, a row group of a Parquet file
+MAX_UNPACKED = (
+    1 << 30
+)  # of what cannot be mapped: arrays of an .npz, columns of a row group of a Parquet file
+_HEADER = 1 << 16  # bytes that an array's header may take; NumPy's own limit is a sixth of that
+_ROWS = 256  # of Parquet, unpacked before their size is known
 
 
 @dataclass(frozen=True)
@@ -66,28 +71,51 @@ def map_npy(path: Path) -> Matrix:
     return _matrix(str(path), array)
 
 
-def open_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``.npz`` file.
+@dataclass(frozen=True)
+class Header:
+    """What an array of an ``.npz`` file says of itself."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+def npz_headers(path: Path) -> dict[str, Header]:
+    """The arrays of an ``.npz`` file, by name, none of them read.
 
     Raises:
-        DataError: it is damaged, holds objects, or more than can be read at once.
+        DataError: it is damaged, or holds objects.
     """
+    found = {}
     with _explained(path, "an .npz file"), zipfile.ZipFile(path) as archive:
-        found = {}
         for info in archive.infolist():
-            if not info.filename.endswith(".npy"):
-                continue
-            if info.file_size > MAX_UNPACKED:
-                raise DataError(
-                    f"{info.filename} in {path} unpacks to {info.file_size:,} bytes, and at most {MAX_UNPACKED:,} can "
-                    "be read at once; save it as an .npy file, which is mapped"
-                )
-            with archive.open(info) as member:
-                found[info.filename.removesuffix(".npy")] = _read_member(member, info.file_size)
+            if info.filename.endswith(".npy"):
+                with archive.open(info) as member:
+                    first = io.BytesIO(member.read(_HEADER))
+                found[info.filename.removesuffix(".npy")] = _read_header(first, info.file_size)
     return found
 
 
-def _read_member(member: Any, size: int) -> NDArray[Any]:
+def read_npz(path: Path, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Some arrays of an ``.npz`` file that ``npz_headers`` found.
+
+    Raises:
+        DataError: it is damaged, or they are more than can be read at once.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    with _explained(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+        wanted = {name: archive.getinfo(f"{name}.npy") for name in names}
+        if (size := sum(info.file_size for info in wanted.values())) > MAX_UNPACKED:
+            raise DataError(
+                f"{' and '.join(wanted)} in {path} unpack to {size:,} bytes, and at most {MAX_UNPACKED:,} can be read "
+                "at once; save each as an .npy file, which is mapped"
+            )
+        for name, info in wanted.items():
+            with archive.open(info) as member:
+                found[name] = np.lib.format.read_array(member, allow_pickle=False)
+    return found
+
+
+def _read_header(member: io.BytesIO, size: int) -> Header:
     version = np.lib.format.read_magic(member)
     read_header = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -101,9 +129,7 @@ def _read_member(member: Any, size: int) -> NDArray[Any]:
     claimed = dtype.itemsize * int(np.prod(shape, dtype=object))
     if claimed != size - member.tell():
         raise ValueError(f"its header claims {claimed:,} bytes, and it has {size - member.tell():,}")
-    member.seek(0)
-    array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
-    return array
+    return Header(shape, dtype)
 
 
 def npz_matrix(path: Path, name: str, array: NDArray[Any]) -> Matrix:
@@ -165,10 +191,17 @@ class ParquetGroup:
         )
 
     def _read(self, columns: list[str]) -> Any:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         with _explained(self.path, "a Parquet file"), pq.ParquetFile(self.path) as file:
-            table = file.read_row_group(self.number, columns=columns)
+            batches, size = [], 0
+            # What is encoded in a few bytes, such as one long text a million times, shows its size only here.
+            for batch in file.iter_batches(_ROWS, row_groups=[self.number], columns=columns):
+                batches.append(batch)
+                if (size := size + batch.nbytes) > MAX_UNPACKED:
+                    raise _too_large(self.path, f"more than {MAX_UNPACKED:,}")
+            table = pa.Table.from_batches(batches)
         if table.num_rows != self.rows:
             raise DataError(
                 f"{self.path} has {table.num_rows:,} rows in a group of {self.rows:,}; it is damaged"
@@ -208,13 +241,17 @@ def parquet_groups(path: Path) -> tuple[dict[str, str], list[ParquetGroup]]:
         for number in range(file.metadata.num_row_groups):
             group = file.metadata.row_group(number)
             if group.total_byte_size > MAX_UNPACKED:
-                raise DataError(
-                    f"{path} has a row group of {group.total_byte_size:,} bytes, and at most {MAX_UNPACKED:,} can be "
-                    "read at once; write it with smaller row groups"
-                )
+                raise _too_large(path, f"{group.total_byte_size:,}")
             if group.num_rows:
                 groups.append(ParquetGroup(path, number, group.num_rows))
     return kinds, groups
+
+
+def _too_large(path: Path, size: str) -> DataError:
+    return DataError(
+        f"{path} has a row group of {size} bytes, and at most {MAX_UNPACKED:,} can be read at once; write it with "
+        "smaller row groups"
+    )
 
 
 def _kind(kind: Any) -> str:

@@ -5,17 +5,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from mmkd.cache.origin import SIDES
 from mmkd.cache.vector_files import (
     Matrix,
     Table,
     map_npy,
+    npz_headers,
     npz_matrix,
-    open_npz,
     parquet_groups,
     read_lines,
+    read_npz,
 )
 from mmkd.data import CAPTION_NAMES
 from mmkd.errors import DataError
@@ -171,7 +174,14 @@ def _open_clip_retrieval(path: Path, columns: Columns) -> VectorSource:
 def _numbered(folder: Path, stem: str, suffix: str) -> dict[int, Path]:
     pattern = re.compile(re.escape(stem) + r"_(\d+)" + re.escape(suffix))
     files = folder.iterdir() if folder.is_dir() else ()
-    found = {int(match[1]): file for file in files if (match := pattern.fullmatch(file.name))}
+    found: dict[int, Path] = {}
+    for file in sorted(files):
+        if (match := pattern.fullmatch(file.name)) is None:
+            continue
+        if (other := found.setdefault(int(match[1]), file)) != file:
+            raise DataError(
+                f"{other.name} and {file.name} in {folder} are both part {int(match[1])}; remove one"
+            )
     return dict(sorted(found.items()))
 
 
@@ -191,10 +201,10 @@ def _open_npy(path: Path, columns: Columns) -> VectorSource:
 
 
 def _open_npz(path: Path, columns: Columns) -> VectorSource:
-    arrays = open_npz(path)
-    vectors = [name for name, array in arrays.items() if array.ndim == 2 and array.dtype.kind == "f"]
-    chosen = _choose_vectors(path, vectors, tuple(arrays), columns)
-    texts = tuple(name for name, array in arrays.items() if array.ndim == 1 and array.dtype.kind == "U")
+    headers = npz_headers(path)
+    vectors = [name for name, one in headers.items() if len(one.shape) == 2 and one.dtype.kind == "f"]
+    chosen = _choose_vectors(path, vectors, tuple(headers), columns)
+    texts = tuple(name for name, one in headers.items() if len(one.shape) == 1 and one.dtype.kind == "U")
     files: tuple[Path, ...] = (path,)
     if columns.captions is not None:
         table, caption = _read_captions(columns.captions, columns.caption)
@@ -204,16 +214,16 @@ def _open_npz(path: Path, columns: Columns) -> VectorSource:
         if caption is not None and caption not in texts:
             raise _no_column(path, caption, texts, "--caption-column")
         caption = caption or (texts[0] if len(texts) == 1 else _caption(path, texts, None))
-        rows = len(arrays[caption]) if caption is not None else 0
-        table = (
-            None
-            if caption is None
-            else Table(
-                str(path), rows, (caption,), lambda names: {name: arrays[name].tolist() for name in names}
-            )
-        )
+    own = [caption] if columns.captions is None and caption is not None else []
+    arrays = read_npz(path, dict.fromkeys([*chosen.values(), *own]))
+    if columns.captions is None:
+        table = None if caption is None else _column(path, caption, arrays[caption])
     sides = {side: npz_matrix(path, name, arrays[name]) for side, name in chosen.items()}
     return VectorSource(path, "numpy", files, (Part(sides.get("image"), sides.get("text"), table),), caption)
+
+
+def _column(path: Path, name: str, values: NDArray[np.str_]) -> Table:
+    return Table(str(path), len(values), (name,), lambda names: {one: values.tolist() for one in names})
 
 
 def _open_parquet(path: Path, columns: Columns) -> VectorSource:
