@@ -12,7 +12,7 @@ from mmkd.cache.manifest import PAIRS
 from mmkd.cache.mapped import find_in
 from mmkd.cache.store import CacheStore
 from mmkd.cache.vector_source import FOLDERS, KEPT, NORMS
-from mmkd.data import PairDataset
+from mmkd.data import Pair, PairDataset, row_hash
 from mmkd.errors import CacheError, StaleCacheError
 from mmkd.files import atomic_folder
 
@@ -74,13 +74,15 @@ def _part(
     """The columns of one part: vectors by clip-retrieval's names, and the metadata."""
     good = np.flatnonzero(arrays["valid"])
     captions, inside, which = [], [], []
+    sides = () if pairs is None else pairs.sides
     for row in good.tolist():
-        texts = () if pairs is None else pairs[rows[row]].captions
+        pair = Pair(b"", ()) if pairs is None else pairs[rows[row]]
+        texts = pair.captions
         count = int(arrays["captions"][row])
-        if pairs is not None and "text" in pairs.sides and len(texts) != count:
+        if "text" in sides and (len(texts) != count or row_hash(pair)[1] != arrays["row_hash"][row, 1]):
             raise StaleCacheError(
-                f"row {rows[row]:,} of the data has {len(texts)} captions, and had {count} when it was cached; pass "
-                "the --data that the cache was made from"
+                f"row {rows[row]:,} of the data has other captions than when it was cached; pass the --data that the "
+                "cache was made from"
             )
         for number in range(max(count, 1)):
             captions.append(texts[number] if texts else None)

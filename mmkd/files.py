@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmkd.errors import ConfigError
+
 
 def fsync(path: Path) -> None:
     """Bring a file, or a folder's list of names, onto the disk."""
@@ -51,7 +53,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside ``path``; on success every file is synced and the folder renamed.
 
     An older folder at ``path`` is replaced.
+
+    Raises:
+        ConfigError: it is the one that the program runs in, or above it.
     """
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise ConfigError(f"{path} holds the folder you are in, and would be replaced; name a new one in it")
     temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

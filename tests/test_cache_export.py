@@ -1,6 +1,7 @@
 """``mmkd cache export``: clip-retrieval's files, which give the same bytes when they are imported again."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from mmkd.cache.exporting import export_cache
 from mmkd.cache.importing import plan_import, run_import
 from mmkd.cache.store import open_cache
 from mmkd.cache.vector_source import open_vectors
-from mmkd.errors import CacheError
+from mmkd.errors import CacheError, StaleCacheError
 
 
 def test_import_of_an_export_has_the_same_bytes(tiny_cache, tmp_path):
@@ -91,6 +92,31 @@ def test_a_full_folder_and_other_data_are_refused(tiny_cache, tmp_path):
     done = mmkd("cache", "export", tiny_cache, "--out", tmp_path / "new", "--data", other)
     assert (done.returncode, "was made from other data" in done.stderr) == (1, True)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_caption_that_was_not_sampled_must_be_the_one_that_was_embedded(tiny_cache, tiny_pairs, tmp_path):
+    kept = type(tiny_pairs).__getitem__
+
+    class Edited(type(tiny_pairs)):
+        def __getitem__(self, row):
+            pair = kept(self, row)
+            return replace(pair, captions=("another",)) if row == 77 else pair
+
+    edited = Edited(tiny_pairs._tables)
+    with pytest.raises(
+        StaleCacheError, match="row 77 of the data has other captions than when it was cached"
+    ):
+        export_cache(open_cache(tiny_cache), edited, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_one_is_in_is_not_replaced(tiny_cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in (Path(), tmp_path):
+        done = mmkd("cache", "export", tiny_cache, "--out", out)
+        assert done.returncode == 1
+        assert "holds the folder you are in, and would be replaced; name a new one in it" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 def test_a_stopped_export_leaves_nothing(tiny_cache, tmp_path, monkeypatch):
