@@ -9,7 +9,7 @@ import xxhash
 from mmkd.errors import DataError, first_line
 from mmkd.files import write_json
 from mmkd.parse import read_json
-from mmkd.sources import choose_split, hub_builder, is_local, is_unreachable, quiet
+from mmkd.sources import choose_tar_split, hub_builder, is_local, is_unreachable, quiet
 from mmkd.tar_index import index_folder
 
 _SCHEME = "hf://datasets/"
@@ -53,7 +53,7 @@ def fetch_tars(spec: str, split: str | None) -> dict[str, list[Path]] | None:
 
 
 def _of_split(spec: str, files: dict[str, list[str]], split: str | None) -> dict[str, list[str]]:
-    wanted = choose_split(spec, list(files), split, prefer=("train",)).partition("[")[0]
+    wanted = choose_tar_split(spec, list(files), split).partition("[")[0]
     return files if wanted == "all" else {wanted: files[wanted]}
 
 

@@ -224,6 +224,18 @@ def choose_split(spec: str, splits: list[str], wanted: str | None, prefer: Seque
     raise DataError(f"{spec} has the splits {', '.join(splits) or '(none)'}; choose one with --split")
 
 
+def choose_tar_split(spec: str, splits: list[str], wanted: str | None) -> str:
+    """The same for tars, of which one split, or a slice of it, is read.
+
+    Raises:
+        DataError: as ``choose_split``, or several are asked for.
+    """
+    split = choose_split(spec, splits, wanted, prefer=("train",))
+    if "+" in split:
+        raise DataError(f"found the split {split!r} of tars; expected one, as train or train[:1000]")
+    return split
+
+
 def _empty(spec: str, split: str) -> str:
     return f"{spec} has no rows in its split {split!r}; expected at least one pair"
 

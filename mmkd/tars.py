@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 from mmkd.errors import DataError
 from mmkd.img2dataset import Links, read_links
 from mmkd.pairs import DataSource, Pair
-from mmkd.sources import absolute_spec, check_column, choose_split, short_spec
+from mmkd.sources import absolute_spec, check_column, choose_tar_split, short_spec
 from mmkd.synthetic import check_synthetic
 from mmkd.tar_headers import IMAGE_SUFFIXES
 from mmkd.tar_index import TarIndex, open_index
 
 _PLAIN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_SURROGATE = re.compile("[\ud800-\udfff]")
 CAPTION_SUFFIXES = ("txt", "text", "caption")
 CAPTION_FIELDS = ("caption", "captions", "text", "txt", "texts", "description", "title", "alt")
 
@@ -169,7 +171,7 @@ def open_tars(source: DataSource, splits: dict[str, list[Path]], sides: tuple[st
         DataError: a tar cannot be used, a column or split is not there, or there are no rows or no captions.
     """
     spec = source.spec
-    split = choose_split(spec, list(splits), source.split, prefer=("train",))
+    split = choose_tar_split(spec, list(splits), source.split)
     everything = {"all": [path for paths in splits.values() for path in paths]}
     index = open_index((everything | splits).get(split.partition("[")[0], []))
     rows = _slice(spec, split, len(index))
@@ -194,8 +196,6 @@ def open_tars(source: DataSource, splits: dict[str, list[Path]], sides: tuple[st
 def _slice(spec: str, split: str, rows: int) -> range:
     from datasets import ReadInstruction
 
-    if "+" in split:
-        raise DataError(f"found the split {split!r} of tars; expected one, as train or train[:1000]")
     try:
         (part,) = ReadInstruction.from_spec(split).to_absolute({split.partition("[")[0]: rows})
     except (ValueError, AssertionError) as error:
@@ -256,4 +256,5 @@ def _json_fields(table: TarTable) -> list[str]:
 
 def _texts(value: Any) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else value if isinstance(value, list) else ()
-    return tuple(text for text in texts if isinstance(text, str) and text.strip())
+    # JSON may hold half a surrogate pair, which no text can be written with.
+    return tuple(_SURROGATE.sub("\ufffd", text) for text in texts if isinstance(text, str) and text.strip())

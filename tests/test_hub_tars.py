@@ -60,7 +60,11 @@ def test_tars_are_fetched_once_and_never_copied(published: Path, tmp_path: Path)
         assert not [one for one in asked if one.startswith("GET") and one.endswith(".tar")]
         assert run(home, "somebody/pairs", "test", endpoint=endpoint).stdout.startswith("7\n")
         absent = run(home, "somebody/pairs", "dev", endpoint=endpoint)
+        several = run(home, "somebody/pairs", "train+test", endpoint=endpoint)
     assert "somebody/pairs has no split 'dev', only" in absent.stderr
+    assert several.stderr.endswith(
+        "error: found the split 'train+test' of tars; expected one, as train or train[:1000]\n"
+    )
     assert not list(home.rglob("*.arrow"))
     again = run(home, "somebody/pairs", endpoint=None)
     assert again.stdout == done.stdout, again.stderr

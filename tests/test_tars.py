@@ -67,6 +67,8 @@ def test_splits(tars: Path) -> None:
     assert opened(tars, split="train[15:25]")[7] == opened(tars)[22]
     with pytest.raises(DataError, match="no split 'test', only train"):
         opened(tars, split="test")
+    with pytest.raises(DataError, match=r"found the split 'train\+train' of tars; expected one"):
+        opened(tars, split="train+train")
     (tars / "000.tar").rename(tars / "train-000.tar")
     (tars / "001.tar").rename(tars / "test-000.tar")
     (tars / "002.tar").rename(tars / "train-001.tar")
@@ -323,3 +325,14 @@ def test_where_each_tar_begins(tars: Path, pairs_parquet: Path) -> None:
         ConfigError, match=r"--shuffle-tars is for WebDataset tars, and .*pairs\.parquet is none"
     ):
         open_pairs([DataSource(str(tars)), DataSource(str(pairs_parquet))]).tar_starts()
+
+
+def test_half_a_surrogate_pair_is_replaced(tmp_path: Path) -> None:
+    texts = [b'{"caption": "a \\ud83d cat"}', b'{"caption": ["\\ud83d\\ude00", "\\udc00"]}']
+    path = save_tar(
+        tmp_path / "a.tar",
+        [member for n, text in enumerate(texts) for member in ((f"{n}.jpg", b"x"), (f"{n}.json", text))],
+    )
+    pairs = opened(path)
+    assert [pairs[row].captions for row in (0, 1)] == [("a \ufffd cat",), ("\U0001f600", "\ufffd")]
+    assert all(text.encode() for row in (0, 1) for text in pairs[row].captions)
