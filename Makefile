@@ -103,7 +103,7 @@ types: $(VENV)/.installed .typing  ## Check types, strictly
 check: lint types test  ## Everything that must hold before a commit
 
 wheel: $(VENV)/.installed  ## Build dist/*.whl
-	rm -rf build dist
+	rm -rf build/lib build/bdist.* dist
 	$(BIN)/python -m build --wheel
 
 clean:  ## Remove what the other targets made
