@@ -1,6 +1,5 @@
 """What a shard holds against what the format says of it, block by block."""
 
-import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,21 +57,11 @@ class Contents:
 
 
 def iterate_blocks(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[int, dict[str, NDArray[Any]]]]:
-    """A mapped shard's arrays as copies of a few megabytes, each with its first row; read pages are let go."""
+    """A mapped shard's arrays as copies of a few megabytes, each with its first row."""
     rows = len(arrays["valid"])
     step = max(1, _BLOCK_BYTES * rows // max(1, sum(array.nbytes for array in arrays.values())))
     for start in range(0, rows, step):
         yield start, {name: np.array(array[start : start + step]) for name, array in arrays.items()}
-        _release(arrays["valid"])
-
-
-def _release(array: NDArray[Any]) -> None:
-    """Take the pages of a map out of this process's memory; the system keeps the file's cache."""
-    base: Any = array
-    while base is not None and not isinstance(base, mmap.mmap):
-        base = getattr(base, "base", None)
-    if base is not None and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
 
 
 def check_contents(
