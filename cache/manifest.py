@@ -165,7 +165,12 @@ def read_manifest(folder: Path) -> CacheManifest:
             else f"{folder} holds no {MANIFEST}; expected a cache made by `mmkd cache-teacher` (--cache)"
         )
     try:
-        return CacheManifest.from_json(read_json(folder / MANIFEST))
+        value = read_json(folder / MANIFEST)
+    except MmkdError as error:
+        mend = f"mend it with `mmkd cache verify {folder} --repair`"
+        raise CacheError(f"cannot use the cache {folder}: {error}; {mend}") from error
+    try:
+        return CacheManifest.from_json(value)
     except MmkdError as error:
         raise CacheError(f"cannot use the cache {folder}: {error}") from error
 

@@ -511,3 +511,11 @@ def test_repair_module_reads_the_data_once_a_row(copied_cache, tiny_encoder, tin
     monkeypatch.setattr(repair_module, "row_hash", lambda pair: asked.append(pair) or plain(pair))
     repair_cache(verify_cache(copied_cache), lambda _: (tiny_encoder, tiny_pairs), workers=0)
     assert len(asked) == 20  # the broken shard's rows alone
+
+
+def test_a_torn_manifest_names_what_mends_it(copied_cache, mmkd):
+    os.truncate(copied_cache / "manifest.json", 500)
+    with pytest.raises(CacheError, match=r"mend it with `mmkd cache verify .*cache --repair`"):
+        read_manifest(copied_cache)
+    assert mmkd(copied_cache, "--repair")[0] == 0
+    read_manifest(copied_cache)
