@@ -57,6 +57,7 @@ def run(out: Path, names: list[str], small: bool) -> int:
         print(f"no GPU: {', '.join(GPU)} are left out, and their figures stay not measured\n")
     failed = 0
     for name in chosen:
+        (out / f"{name}.json").unlink(missing_ok=True)  # of an earlier run: one that fails now has no figures
         command = [
             sys.executable,
             str(HERE / f"{name}.py"),
@@ -65,7 +66,8 @@ def run(out: Path, names: list[str], small: bool) -> int:
             *(["--small"] if small else []),
         ]
         failed += subprocess.run(command, check=False).returncode != 0
-    missed = [(name, figure) for name, figure in figures(read_results(out)) if figure["holds"] is False]
+    ran = {name: result for name, result in read_results(out).items() if name in chosen}
+    missed = [(name, figure) for name, figure in figures(ran) if figure["holds"] is False]
     print(f"\n{len(chosen) - failed} benchmarks ran, {failed} failed; {len(missed)} claims fall short:")
     for name, figure in missed:
         print(f"  {name}: {figure['name']} is {figure['value']:.4g}; expected {claim(figure)}")
@@ -90,7 +92,7 @@ def ratios(results: Results) -> dict[str, dict[str, float]]:
     """What is recorded: the figures that something is claimed of, by benchmark and name, and which way is better."""
     found: dict[str, dict[str, float]] = {}
     for name, figure in figures(results):
-        if figure["value"] is not None and claim(figure):
+        if figure["value"] is not None and claim(figure) and not results[name]["small"]:
             found.setdefault(name, {})[figure["name"]] = figure["value"]
     return found
 
@@ -131,7 +133,7 @@ def table(results: Results, names: tuple[str, ...]) -> str:
     """Figures of some benchmarks, with claim and command, as Markdown."""
     lines = ["| figure | claim | measured | |", "| --- | --- | ---: | --- |"]
     for name in names:
-        if name not in results:
+        if name not in results or results[name]["small"]:
             lines.append(f"| `{name}.py` | | **not measured** | |")
             continue
         for figure in results[name]["figures"]:
@@ -144,7 +146,7 @@ def runs(results: Results, names: tuple[str, ...]) -> str:
     """With what command, when, by which clock and under which load each was run, as Markdown."""
     lines = ["| command | date | clock | threads | load |", "| --- | --- | --- | ---: | ---: |"]
     for name in names:
-        if name in results:
+        if name in results and not results[name]["small"]:
             one = results[name]
             load = f"{one['load']['before']:.1f} to {one['load']['after']:.1f}"
             threads = one["machine"].get("threads", "")

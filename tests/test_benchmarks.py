@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -183,3 +184,31 @@ def test_what_was_not_measured_is_said_so_in_the_table():
     assert "| ratio | at least 0.9 | not measured |" in table
     assert "| `growth.py` | | **not measured** | |" in table
     assert "**falls short**" in suite.table(results(0.5, at_least=0.9, holds=False), ("cache_write",))
+
+
+def test_small_sizes_are_no_figures():
+    suite = importlib.import_module("suite")
+    small = results(0.5, small=True, at_least=0.9, holds=False)
+    assert suite.table(small, ("cache_write",)).endswith("| `cache_write.py` | | **not measured** | |")
+    assert "cache_write" not in suite.runs(small, ("cache_write",))
+    assert suite.ratios(small) == {}
+    assert suite.ratios(results(0.5, at_least=0.9)) == {"cache_write": {"ratio": 0.5}}
+
+
+def test_a_benchmark_that_fails_has_no_figures_of_an_earlier_run(tmp_path, monkeypatch, capsys):
+    suite = importlib.import_module("suite")
+    bench = importlib.import_module("side_by_side")
+    kept = [tmp_path / f"{name}.json" for name in ("cache_write", "growth")]
+    for path in kept:
+        one = results(0.5, at_least=0.9, holds=False)["cache_write"]
+        value = {
+            "schema": bench.SCHEMA,
+            "schema_version": bench.SCHEMA_VERSION,
+            "benchmark": path.stem,
+            **one,
+        }
+        path.write_text(json.dumps(value))
+    monkeypatch.setattr(suite.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    assert suite.run(tmp_path, ["cache_write"], small=False) == 1
+    assert [path.exists() for path in kept] == [False, True]
+    assert "0 claims fall short" in capsys.readouterr().out
