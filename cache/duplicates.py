@@ -44,8 +44,8 @@ class Duplicates:
 def hash_vectors(vectors: NDArray[np.float16]) -> NDArray[np.uint64]:
     """A 64-bit hash of the bytes of each of ``vectors`` (N, D), all at once: twice as fast as a call for each.
 
-    The sum of its words times odd random numbers. Two vectors that differ collide with probability 2^-48 or less,
-    unless somebody made them to.
+    The sum of its words times odd random numbers. Two vectors that differ collide with probability 2^-32 or less,
+    the most where only signs of every second number differ, unless somebody made them to.
 
     Source: Carter and Wegman, "Universal classes of hash functions", JCSS 18 (1979) 143-154.
     """
