@@ -96,7 +96,7 @@ def _owning(folder: Path, share: Share) -> Iterator[None]:
 
 def _save(file: Path, mined: Neighbours) -> None:
     said = {name: getattr(mined, name) for name in ("dropped", "method", "recall", "seconds")}
-    said["xxh3_128"] = xxhash.xxh3_128_hexdigest(mined.rows)
+    said["xxh3_128"] = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(mined.rows).data)
     with disk_errors(file.parent, mined.rows.nbytes), atomic_file(file) as temporary:
         write_hdf5(temporary, {"rows": mined.rows}, said)
 
@@ -121,5 +121,5 @@ def _load(file: Path, rows: int) -> Neighbours | None:
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, CacheError):
         return None
     fits = found.ndim == 2 and len(found) == rows and (found >= -1).all() and (found < rows).all()
-    whole = fits and xxhash.xxh3_128_hexdigest(np.ascontiguousarray(found)) == digest
+    whole = fits and xxhash.xxh3_128_hexdigest(np.ascontiguousarray(found).data) == digest
     return Neighbours(found, dropped, method, recall, seconds) if whole else None

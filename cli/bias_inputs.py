@@ -138,17 +138,19 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 
 def _read_npz(path: Path) -> "tuple[list[str], ArrayLike]":
-    from mmkd.cache.vector_files import npz_matrix, open_npz
+    from mmkd.cache.vector_files import npz_headers, npz_matrix, read_npz
 
-    arrays = open_npz(path)
-    texts = next((arrays[name] for name in WORD_ARRAYS if name in arrays), None)
-    name = next((name for name in VECTOR_ARRAYS if name in arrays), None)
-    if texts is None or name is None or texts.ndim != 1 or texts.dtype.kind != "U":
+    headers = npz_headers(path)
+    words = next((name for name in WORD_ARRAYS if name in headers), None)
+    name = next((name for name in VECTOR_ARRAYS if name in headers), None)
+    plain = words is not None and len(headers[words].shape) == 1 and headers[words].dtype.kind == "U"
+    if words is None or name is None or not plain:
         raise DataError(
-            f"{path} has the arrays {', '.join(arrays) or '(none)'}; expected 'words', texts of shape (n,), and "
+            f"{path} has the arrays {', '.join(headers) or '(none)'}; expected 'words', texts of shape (n,), and "
             "'vectors', floats of shape (n, width), as numpy.savez(FILE, words=..., vectors=...) writes them"
         )
-    matrix = npz_matrix(path, name, arrays[name])
+    arrays = read_npz(path, (words, name))
+    texts, matrix = arrays[words], npz_matrix(path, name, arrays[name])
     if matrix.rows != len(texts):
         raise DataError(
             f"{path} has {len(texts)} words and {matrix.rows} vectors; expected one vector a word"
