@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from mmkd.errors import MmkdError
+from mmkd.errors import MmkdError, ModelError
 from mmkd.parse import read_json
 from mmkd.report.bias import read_bias
 from mmkd.report.evaluations import KINDS, Evaluation, Judged, JudgedSet, read_evaluation
-from mmkd.report.run import own_name
+from mmkd.report.run import bias_weights, own_name
 from mmkd.runs import Run
+from mmkd.weights import hash_weights
 
 _METRICS = {"zero-shot": "accuracy", "retrieval": "recall", "probe": "accuracy"}
 _TITLES = {"zero-shot": "Zero-shot classification", "retrieval": "Retrieval", "probe": "Probes"}
@@ -65,9 +66,6 @@ def card_scores(run: Run) -> str:
 
 def _evaluations(run: Run) -> dict[str, Evaluation]:
     """Those that can be read, and are of the student's own weights."""
-    from mmkd.errors import ModelError
-    from mmkd.weights import hash_weights
-
     found = {}
     for kind in KINDS:
         file = run.folder / f"{kind}.json"
@@ -76,17 +74,20 @@ def _evaluations(run: Run) -> dict[str, Evaluation]:
                 found[kind] = read_evaluation(file, kind)
             except MmkdError:
                 continue
-    if not found or not run.student.is_dir():
-        return {}
-    try:
-        now = hash_weights(run.student)
-    except ModelError:
-        return {}
+    weights = _weights(run) if found else ""
     return {
         kind: one
         for kind, one in found.items()
-        if any(model.hash in {now, ""} for _, model in _own(one, run))
+        if weights and any(model.hash in {weights, ""} for _, model in _own(one, run))
     }
+
+
+def _weights(run: Run) -> str:
+    """Hash of the student's weights; empty where they cannot be read."""
+    try:
+        return hash_weights(run.student) if run.student.is_dir() else ""
+    except ModelError:
+        return ""
 
 
 def _own(evaluation: Evaluation, run: Run) -> list[tuple[JudgedSet, Judged]]:
@@ -127,12 +128,14 @@ def _percent(share: float) -> str:
 
 def _bias(run: Run) -> str:
     file = run.folder / "bias.json"
-    if not file.is_file():
-        return ""
+    weights = _weights(run) if file.is_file() else ""
     try:
-        verdict = read_bias(read_json(file))
+        bias = read_json(file) if weights else {}
     except MmkdError:
         return ""
+    if weights not in bias_weights(bias):
+        return ""
+    verdict = read_bias(bias, weights)
     lines = [verdict.headline]
     if verdict.withheld:
         lines += [f"- {reason.replace('<', '&lt;')}" for reason in verdict.withheld]

@@ -1,5 +1,6 @@
 """``mmkd push`` by the Hub's own client, against a stand-in for the Hub."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import yaml
 from command_line import Done, mmkd
 from hub_server import TOKEN, USER, serve_hub
-from report_runs import evaluate, judge_bias, make_run
+from report_runs import evaluate, judge_bias, judge_bias_2, make_run
 
 from mmkd.model_card import WRITTEN, refresh_model_card, write_model_card
 
@@ -142,6 +143,24 @@ def test_scores_of_other_weights_are_not_on_the_card(run) -> None:
     (run.folder / "zero-shot.json").write_text(text.replace(own, "0" * 32))
     assert refresh_model_card(run)
     assert "Not evaluated here" in (run.student / "README.md").read_text()
+
+
+def test_a_bias_verdict_on_the_card_is_of_the_students_own_weights(run) -> None:
+    judge_bias_2(run, "not found")
+    file = run.folder / "bias.json"
+    value = json.loads(file.read_text())
+    own = value["models"]["mine"]["model"]["weights_hash"]
+    other = {**value["models"]["mine"], "model": {"weights_hash": "0" * 32}}
+    value["models"] = {"teacher": value["models"]["teacher"], "student": other, "mine": value["models"]["mine"]}
+    value["comparisons"]["student"] = {"verdict": "inherited", "withheld": []}
+    file.write_text(json.dumps(value))
+    assert refresh_model_card(run)
+    card = (run.student / "README.md").read_text()
+    assert "The teacher's bias in the student: not found." in card
+    assert "inherited" not in card
+    file.write_text(file.read_text().replace(own, "1" * 32))
+    assert refresh_model_card(run)
+    assert "## Bias" not in (run.student / "README.md").read_text()
 
 
 def test_what_the_hub_reads_is_there_only_where_it_is_known(tmp_path: Path, tiny_clip: Path) -> None:

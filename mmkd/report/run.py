@@ -186,14 +186,19 @@ def stale(run: ReportRun) -> list[str]:
             found.append(
                 f"{kind}.json was made of other weights than the student's that lie here; run mmkd eval {kind} again"
             )
-    models = mapping(mapping(run.bias).get("models")).values()
-    judged = {text(mapping(mapping(model).get("model")).get("weights_hash")) for model in models} - {""}
+    judged = bias_weights(mapping(run.bias))
     teacher = text(run.teacher.get("weights_hash"))
     if run.weights_hash and judged - {teacher} and run.weights_hash not in judged:
         found.append(
             "bias.json was made of other weights than the student's that lie here; run mmkd eval bias again"
         )
     return found
+
+
+def bias_weights(bias: dict[str, Any]) -> set[str]:
+    """Hashes of the weights that a bias report is about."""
+    models = mapping(bias.get("models")).values()
+    return {text(mapping(mapping(model).get("model")).get("weights_hash")) for model in models} - {""}
 
 
 def count_parameters(folder: Path) -> int | None:
