@@ -1,18 +1,23 @@
 """A study without a model: what it calls more than luck, its order and words, halving, what may be tuned."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from mmkd.errors import ConfigError
+from mmkd.errors import ConfigError, MmkdError
+from mmkd.evaluation.plots import FAINT
 from mmkd.study.arms import Arm, with_baselines
-from mmkd.study.comparison import Luck, difference, holm, luck_of_seeds, luck_of_seeds_and_images
+from mmkd.study.comparison import Luck, difference, holm, luck_of_seeds, luck_of_seeds_and_images, luck_of_two
+from mmkd.study.design import Evaluation, Study
 from mmkd.study.energy import EnergyMeter
 from mmkd.study.halving import Rung, rungs, survivors
+from mmkd.study.plot import BEST, _colour
 from mmkd.study.ranking import ArmResult, rank
+from mmkd.study.report import notes
 from mmkd.study.results import RunResult, RunScore
 from mmkd.study.search_space import space_of
 
@@ -139,6 +144,38 @@ def test_arms_that_do_not_differ_are_seldom_told_apart(seed_spread: list[float],
     assert wrong / studies <= 0.08
 
 
+@pytest.mark.parametrize("spread", [[1] * 14 + [6], [1] * 11 + [4] * 3], ids=["one of fifteen", "three"])
+def test_restless_arms_that_do_not_differ_are_seldom_told_apart_by_seeds_alone(spread: list[int]) -> None:
+    rng = np.random.default_rng(3)
+    wrong, naive, studies, pairs = 0, 0, 200, list(zip(*np.triu_indices(len(spread), 1), strict=True))
+    for _ in range(studies):
+        scores = rng.normal(0, 1, (len(spread), 3)) * np.array(spread)[:, None] + rng.normal(0, 1, 3)
+        pooled, means = luck_of_seeds(scores), scores.mean(axis=1)
+        found = []
+        for i, j in pairs:
+            own = luck_of_two(scores, i, j)
+            if (
+                abs(means[i] - means[j]) > 3 * max(own.variance, pooled.variance) ** 0.5
+            ):  # others are never told apart
+                as_known = replace(own, freedom=pooled.freedom)
+                found.append(
+                    [difference(means[i] - means[j], pooled, one).p_value for one in (own, as_known)]
+                )
+        least = np.min(found, axis=0, initial=1.0) if found else (1.0, 1.0)
+        wrong += least[0] <= 0.05 / len(pairs)
+        naive += least[1] <= 0.05 / len(pairs)
+    assert wrong / studies <= 0.06
+    assert naive > wrong
+
+
+def test_the_luck_of_two_is_the_pairs_where_there_are_no_others() -> None:
+    scores = np.array([[0.50, 0.54, 0.49, 0.55], [0.45, 0.50, 0.47, 0.46]])
+    assert luck_of_two(scores, 0, 1).variance == pytest.approx(luck_of_seeds(scores).variance)
+    # By hand: cells of the first two arms are off by 1, 0 x 2 seeds, so their means' variances are 2 / (2/3) / 2 and 0.
+    found = luck_of_two(np.array([[2.0, 2.0], [3.0, 5.0], [7.0, 11.0]]), 0, 1)
+    assert (found.variance, found.freedom) == (pytest.approx(1.5), pytest.approx(1))
+
+
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
@@ -201,7 +238,10 @@ def test_the_order_and_its_words() -> None:
     backwards = ranking.compare("poor", "good")
     assert backwards is not None
     assert backwards.difference.value == pytest.approx(-0.3, abs=0.05)
-    assert ranking.undecided == pytest.approx(0.01, abs=0.03)
+    undecided = ranking.compare("good", "fine")
+    assert undecided is not None
+    assert ranking.undecided == pytest.approx(undecided.difference.interval.high)
+    assert ranking.undecided > undecided.difference.value
     assert ranking.decided == pytest.approx(0.1, abs=0.05)
     assert rank(ranking.results, rank_by="a/top-5").metric == "a/top-5"
     with pytest.raises(ConfigError, match="rank-by 'b' is not measured; expected one of a/top-1, a/top-5"):
@@ -225,6 +265,61 @@ def test_where_all_are_at_chance_nothing_is_best() -> None:
     ranking = rank([_arm(name, *(_run(seed, 0.11, at_chance=True) for seed in range(3))) for name in "xy"])
     assert ranking.best is None
     assert {ranking.verdict(one) for one in ranking.results} == {"at chance"}
+
+
+def test_an_arm_at_chance_is_not_best_however_high_it_stands() -> None:
+    lucky = _arm("lucky", *(_run(seed, 0.31, at_chance=True) for seed in range(3)))
+    ranking = rank([lucky, _arm("sure", *(_run(seed, 0.3) for seed in range(3)))])
+    assert ranking.results[0] is lucky
+    assert ranking.best is not None
+    assert ranking.best.arm.name == "sure"
+    assert "at chance" in ranking.verdict(lucky)
+    assert "below" not in ranking.verdict(lucky)
+
+
+def test_the_figure_greys_what_is_at_chance_in_its_own_metric_alone() -> None:
+    def run(seed: int) -> RunResult:
+        known = RunScore(0.4, 0.1, 0.6, 0.6, at_chance=False)
+        return replace(
+            _run(seed, 0.11, at_chance=True),
+            scores=_run(seed, 0.11, at_chance=True).scores | {"b/top-1": known},
+        )
+
+    ranking = rank([_arm(name, *(run(seed) for seed in range(3))) for name in "xy"])
+    assert ranking.best is None
+    result = ranking.results[0]
+    assert (_colour(ranking, result, "a/top-1"), _colour(ranking, result, "b/top-1")) == (FAINT, BEST)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"images": 300}, "seed1 was judged by 300 images of a, not 400 as seed0 was; delete judged.json"),
+        ({"chance": 0.2}, "a chance of 0.2000 in a/top-1, not 0.1000"),
+        ({"teacher": 0.7}, "a teacher of 0.7000 in a/top-1, not 0.6000"),
+    ],
+)
+def test_runs_that_were_judged_by_something_else_are_not_ranked(change: dict, part: str) -> None:
+    other = _run(1, 0.3, images=change.get("images", 400))
+    score = replace(
+        other.scores["a/top-1"], **{key: value for key, value in change.items() if key != "images"}
+    )
+    other = replace(other, scores={**other.scores, "a/top-1": score})
+    with pytest.raises(MmkdError) as error:
+        rank([_arm("x", _run(0, 0.3)), _arm("y", other)])
+    assert part in str(error.value)
+
+
+def test_the_note_on_budgets_says_in_what_they_differ() -> None:
+    arms = (
+        Arm("x", {"batch_size": 64}),
+        Arm("y", {"batch_size": 128}),
+        Arm("z", {"batch_size": 64, "accumulate": 2}),
+    )
+    ranking = rank([ArmResult(arm, (_run(0, 0.3),)) for arm in arms])
+    study = Study("s", {}, arms, (0,), Path("cache"), Evaluation())
+    (note,) = [one for one in notes(study, ranking) if "budget" in one]
+    assert "x: all pairs x 10 epochs, 64 a step; y, z: all pairs x 10 epochs, 128 a step" in note
 
 
 @pytest.mark.parametrize(

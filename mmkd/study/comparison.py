@@ -88,6 +88,26 @@ def luck_of_seeds(scores: NDArray[np.float64]) -> Luck:
     return Luck(2 * float((rest**2).sum()) / freedom / seeds, freedom, SEEDS_ALONE, seeds)
 
 
+def luck_of_two(scores: NDArray[np.float64], first: int, second: int) -> Luck:
+    """As ``luck_of_seeds``, of two of the arms, each of which varies as it does by itself.
+
+    Args:
+        scores: (K, S), K arms with S seeds, 2 or more of each.
+        first, second: which of the arms.
+
+    Raises:
+        ValueError: another shape, or fewer.
+
+    Source: degrees of freedom of Welch, Biometrika 34 (1947) 28-35.
+    """
+    arms, seeds = _shape(scores, 2)
+    rest = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0) + scores.mean()
+    of_mean = (rest[[first, second]] ** 2).sum(axis=1) / ((seeds - 1) * (1 - 1 / arms)) / seeds
+    squares = float((of_mean**2).sum())
+    freedom = (seeds - 1) * float(of_mean.sum()) ** 2 / squares if squares else float("inf")
+    return Luck(float(of_mean.sum()), freedom, SEEDS_ALONE, seeds)
+
+
 def luck_of_seeds_and_images(answers: NDArray[np.bool_]) -> Luck:
     """What arms that do not differ would differ by, if other seeds *and* other images had been drawn.
 
@@ -135,23 +155,24 @@ def difference(value: float, pooled: Luck, own: Luck) -> Difference:
     """A difference of two arms beside what luck makes of such differences.
 
     A few seeds say little of how much these two arms vary, so the luck is that of all arms, as if they all varied
-    alike. Where these two vary more than that, theirs counts instead, so that a restless arm is not called better
-    or worse for it.
+    alike. Where these two vary more than that, theirs counts instead, known as poorly as it is, so that a restless
+    arm is not called better or worse for it.
 
     Args:
         value: the mean difference.
         pooled: of all arms.
         own: of these two alone.
     """
-    from scipy.stats import norm, t
+    from scipy.stats import t
 
-    variance = max(pooled.variance, own.variance)
-    spread = t(pooled.freedom) if np.isfinite(pooled.freedom) else norm()
+    variance, freedom = pooled.variance, pooled.freedom
+    if own.variance > variance:
+        variance, freedom = own.variance, min(own.freedom, freedom)
     error = variance**0.5
-    half = float(spread.ppf(0.5 + CONFIDENCE / 2)) * error
+    half = float(t.ppf(0.5 + CONFIDENCE / 2, freedom)) * error
     # Where nothing varies, the difference is certain, or there is none.
-    p_value = float(2 * spread.sf(abs(value) / error)) if error else float(value == 0)
-    return Difference(value, Interval(value - half, value + half), p_value, pooled.freedom, pooled.method)
+    p_value = float(2 * t.sf(abs(value) / error, freedom)) if error else float(value == 0)
+    return Difference(value, Interval(value - half, value + half), p_value, freedom, pooled.method)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

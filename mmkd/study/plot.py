@@ -77,18 +77,15 @@ def _title(figure: "Figure", study: "Study", used: set[str]) -> None:
 
 
 def _colour(ranking: "Ranking", result: "ArmResult", metric: str) -> str:
-    if result.scores[metric].all_at_chance or ranking.best is None:
+    best = ranking.best_in(metric)
+    if best is None or result.scores[metric].all_at_chance:
         return FAINT
-    if metric == ranking.metric:
-        best = ranking.best
-    else:
-        best = max((one for one in ranking.results if one.scores), key=lambda one: one.scores[metric].mean)
     if result.arm.name == best.arm.name:
         return BEST
     found = ranking.compare(result.arm.name, best.arm.name, metric)
     if found is None:
         return NOT_COMPARED
-    return BELOW if found.told_apart else LEVEL_WITH_BEST
+    return BELOW if found.told_apart and found.difference.value < 0 else LEVEL_WITH_BEST
 
 
 def _draw(axes: "Axes", result: "ArmResult", metric: str, at: float, colour: str) -> None:

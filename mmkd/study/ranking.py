@@ -1,28 +1,33 @@
 """The arms of a study in order, and in words what of that order is more than luck."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
+from math import isclose
 from statistics import mean
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mmkd.errors import ConfigError
+from mmkd.errors import ConfigError, MmkdError
 from mmkd.evaluation.statistics import Interval, mean_interval
 from mmkd.study.arms import Arm
 from mmkd.study.comparison import (
+    SEEDS_AND_IMAGES,
     Difference,
     Luck,
     difference,
     holm,
     luck_of_seeds,
     luck_of_seeds_and_images,
+    luck_of_two,
 )
 from mmkd.study.design import RECALLS, TOP_1
 from mmkd.study.results import RunResult
 
 LEVEL = 0.05  # of the corrected p-value
+ROUNDING = 0.005  # of a share: one teacher on another kind of device differs by less
 
 
 @dataclass(frozen=True)
@@ -147,11 +152,13 @@ class Ranking:
 
     @property
     def best(self) -> ArmResult | None:
-        """The arm with the highest mean; ``None`` where no run came to an end, or every arm is at chance."""
-        ranked = [one for one in self.results if one.scores]
-        if not ranked or all(one.scores[self.metric].all_at_chance for one in ranked):
-            return None
-        return ranked[0]
+        """As ``best_in``, in the ranking metric."""
+        return self.best_in(self.metric)
+
+    def best_in(self, metric: str) -> ArmResult | None:
+        """The arm with the highest mean of those that know something; ``None`` where every arm is at chance."""
+        ranked = [one for one in self.results if one.scores and not one.scores[metric].all_at_chance]
+        return max(ranked, key=lambda one: one.scores[metric].mean, default=None)
 
     def compare(self, first: str, second: str, metric: str | None = None) -> Comparison | None:
         """Two arms by name, the first less the second; ``None`` where they share fewer than 2 seeds."""
@@ -179,16 +186,17 @@ class Ranking:
         elif (found := self.compare(result.arm.name, self.best.arm.name)) is None:
             words.insert(0, "not compared: fewer than 2 seeds in common")
         else:
-            words.insert(0, "below the best" if found.told_apart else "not distinguishable from the best")
+            apart = "below the best" if found.difference.value < 0 else "above the best"
+            words.insert(0, apart if found.told_apart else "not distinguishable from the best")
         if result.failures:
             words.append(f"{len(result.failures)} run{'s' * (len(result.failures) != 1)} failed")
         return ", ".join(words)
 
     @property
     def undecided(self) -> float | None:
-        """The largest difference of two arms, in the ranking metric, that could not be told from luck."""
-        found = [abs(c.difference.value) for c in self.comparisons.get(self.metric, ()) if not c.told_apart]
-        return max(found) if found else None
+        """How far two arms that were not told apart may differ: the farthest end of their intervals, uncorrected."""
+        open_ones = [c.difference.interval for c in self.comparisons.get(self.metric, ()) if not c.told_apart]
+        return max((max(-one.low, one.high) for one in open_ones), default=None)
 
     @property
     def decided(self) -> float | None:
@@ -209,8 +217,10 @@ def rank(results: Sequence[ArmResult], *, rank_by: str | None = None) -> Ranking
 
     Raises:
         ConfigError: there is no such metric.
+        MmkdError: runs were not judged on the same images, or not beside the same teacher.
     """
     measured = [one for one in results if one.scores]
+    _refuse_other_sets([run for one in measured for run in one.runs])
     known = list(measured[0].scores) if measured else []
     metrics = headlines(known)
     metric = rank_by or (metrics[0] if metrics else "")
@@ -224,22 +234,54 @@ def rank(results: Sequence[ArmResult], *, rank_by: str | None = None) -> Ranking
     )
 
 
+def _refuse_other_sets(runs: Sequence[RunResult]) -> None:
+    """Refuse to compare runs of which some were judged by something else."""
+    for run in runs:
+        first = runs[0]
+        found = None
+        if run.scores.keys() != first.scores.keys():
+            found = "other metrics"
+        for name in first.answers.keys() & run.answers.keys():
+            if len(run.answers[name]) != len(first.answers[name]):
+                found = f"{len(run.answers[name]):,} images of {name}, not {len(first.answers[name]):,}"
+        for name in first.scores.keys() & run.scores.keys():
+            one, other = run.scores[name], first.scores[name]
+            if not isclose(one.chance, other.chance):
+                found = found or f"a chance of {one.chance:.4f} in {name}, not {other.chance:.4f}"
+            if abs(one.teacher - other.teacher) > ROUNDING:
+                found = found or f"a teacher of {one.teacher:.4f} in {name}, not {other.teacher:.4f}"
+        if found:
+            raise MmkdError(
+                f"{run.folder} was judged by {found} as {first.folder} was; delete judged.json in both and run the "
+                "study again"
+            )
+
+
 def headlines(metrics: Sequence[str]) -> list[str]:
     """One metric a labelled set, two a captioned one: those that are shown and compared."""
     return [name for name in metrics if name.rpartition("/")[2] in (TOP_1, *RECALLS)]
 
 
 def _compare_all(results: Sequence[ArmResult], metric: str) -> list[Comparison]:
-    pooled = _pooled(results, metric)
+    alike = _alike(results, metric)
+    table, names = [one.runs for one in alike], [one.arm.name for one in alike]
+    pooled = _luck(table, metric) if table else None
     found = []
     for first, second in combinations(results, 2):
         pair = _paired(first, second)
         if pair is not None:
-            own = _luck(pair, metric)
             value = _first_less_second(pair, metric)
+            own = _luck(pair, metric)
+            if pooled is None:
+                found.append((first.arm.name, second.arm.name, difference(value, own, own)))
+                continue
+            if pooled.method == SEEDS_AND_IMAGES:  # most of it is the images', of which all arms tell
+                own = replace(own, freedom=max(own.freedom, pooled.freedom))
+            elif {first.arm.name, second.arm.name} <= set(names):
+                places = names.index(first.arm.name), names.index(second.arm.name)
+                own = luck_of_two(_values(table, metric), *places)
             # Luck of a mean shrinks with its seeds; a pair may have fewer than the arms that were pooled.
-            shared = own if pooled is None else pooled.over(len(pair[0]))
-            found.append((first.arm.name, second.arm.name, difference(value, shared, own)))
+            found.append((first.arm.name, second.arm.name, difference(value, pooled.over(len(pair[0])), own)))
     corrected = holm([one.p_value for _, _, one in found])
     return [Comparison(*one, p) for one, p in zip(found, corrected, strict=True)]
 
@@ -250,8 +292,8 @@ def _first_less_second(pair: Sequence[Sequence[RunResult]], metric: str) -> floa
     return mean(own) - mean(its)
 
 
-def _pooled(results: Sequence[ArmResult], metric: str) -> Luck | None:
-    """Luck of a difference, from all arms that were trained and know something, over the seeds that they share.
+def _alike(results: Sequence[ArmResult], metric: str) -> list[ArmResult]:
+    """The arms that tell how much any varies: those that were trained, know something and have the same seeds.
 
     Arms at chance and the untrained student are left out: they hardly vary, and would make the others look sure.
     """
@@ -260,9 +302,7 @@ def _pooled(results: Sequence[ArmResult], metric: str) -> Luck | None:
         for one in results
         if one.arm.role != "untrained" and not one.failures and not one.scores[metric].all_at_chance
     ]
-    if len(arms) < 2 or len(arms[0].runs) < 2:
-        return None
-    return _luck([one.runs for one in arms], metric)
+    return arms if len(arms) >= 2 and len(arms[0].runs) >= 2 else []
 
 
 def _luck(table: Sequence[Sequence[RunResult]], metric: str) -> Luck:
@@ -272,7 +312,11 @@ def _luck(table: Sequence[Sequence[RunResult]], metric: str) -> Luck:
         return luck_of_seeds_and_images(
             np.stack([np.stack([run.answers[set_name] for run in runs]) for runs in table])
         )
-    return luck_of_seeds(np.array([[run.scores[metric].value for run in runs] for runs in table]))
+    return luck_of_seeds(_values(table, metric))
+
+
+def _values(table: Sequence[Sequence[RunResult]], metric: str) -> NDArray[np.float64]:
+    return np.array([[run.scores[metric].value for run in runs] for runs in table])
 
 
 def _paired(first: ArmResult, second: ArmResult) -> list[list[RunResult]] | None:

@@ -9,7 +9,7 @@ from mmkd.study.design import Study
 from mmkd.study.ranking import ArmResult, MeanScore, Ranking
 
 SCHEMA = "mmkd.study"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def to_json(study: Study, ranking: Ranking, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def to_json(study: Study, ranking: Ranking, record: Mapping[str, Any]) -> dict[s
         "ranked_by": ranking.metric,
         "best": None if best is None else best.arm.name,
         "smallest_difference_told_apart": ranking.decided,
-        "largest_difference_not_told_apart": ranking.undecided,
+        "undecided_may_differ_by": ranking.undecided,
         "notes": notes(study, ranking),
         "arms": [_arm(one, ranking) for one in ranking.results],
         "comparisons": {
@@ -205,11 +205,12 @@ def notes(study: Study, ranking: Ranking) -> list[str]:
         )
     if ranking.best is not None and (undecided := ranking.undecided) is not None:
         found.append(
-            f"In {ranking.metric}, {seeds} seeds left differences of up to {100 * undecided:.2f} points undecided"
+            f"In {ranking.metric}, {seeds} seeds left pairs of arms undecided that may differ by up to "
+            f"{100 * min(1.0, undecided):.2f} points: so far do their 95 % intervals reach"
             + (
                 "."
                 if ranking.decided is None
-                else f"; the smallest that was told apart is {100 * ranking.decided:.2f}."
+                else f"; the smallest difference that was told apart is {100 * ranking.decided:.2f}."
             )
         )
     found += _budget_notes(ranking)
@@ -224,13 +225,14 @@ def _budget_notes(ranking: Ranking) -> list[str]:
     budgets: dict[tuple[Any, ...], list[str]] = {}
     for one in trained:
         recipe = one.arm.recipe
-        key = (recipe.limit, recipe.epochs, recipe.batch_size, recipe.accumulate)
+        key = (recipe.limit, recipe.epochs, recipe.global_batch)
         budgets.setdefault(key, []).append(one.arm.name)
     if len(budgets) < 2:
         return []
     parts = [
-        f"{', '.join(names)}: {'all' if limit is None else f'{limit:,}'} pairs x {epochs:g} epochs"
-        for (limit, epochs, _, _), names in budgets.items()
+        f"{', '.join(names)}: {'all' if limit is None else f'{limit:,}'} pairs x {epochs:g} epochs, "
+        + (f"{batch:,} a step" if batch else "batches of the default size")
+        for (limit, epochs, batch), names in budgets.items()
     ]
     return ["The arms differ in budget, so this compares budgets, too: " + "; ".join(parts) + "."]
 
