@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmkd.cli.console import say, warn
-from mmkd.cli.study_runs import StudyFolder, carry_out_all, refuse_other_settings
+from mmkd.cli.study_runs import StudyFolder, carry_out_all
 from mmkd.cli.study_trials import METRIC, Trial, held_out, make_trial
 from mmkd.study.design import Study
 from mmkd.study.halving import rungs, survivors
@@ -36,7 +36,6 @@ def halve_arms(study: Study, place: StudyFolder, *, jobs: int, pairs: int) -> di
             name = f"halving/rung-{number}/{arm.slug}"
             settings = {"epochs": rung.epochs, "eval_every": 1_000_000_000}
             trials.append(make_trial(study, place, arm, name, settings, hold_out))
-            refuse_other_settings(trials[-1].folder, trials[-1].arm, study)
         say("halving", f"{len(left)} arms for {rung.epochs} of {epochs} epochs; {rung.keeps} go on")
         outcomes = carry_out_all([trial.order for trial in trials], jobs=jobs, quiet=True)
         failures = {outcome.order.folder: outcome.failure for outcome in outcomes if outcome.failure}

@@ -17,8 +17,11 @@ from mmkd.cli.console import progress, say, warn
 from mmkd.cli.study_worker import Order, Outcome, carry_out, is_done, start_worker
 from mmkd.errors import ConfigError, TrainingError
 from mmkd.files import write_text
-from mmkd.parse import read_json
-from mmkd.study.arms import Arm
+from mmkd.parse import read_yaml
+from mmkd.recipe import Recipe
+from mmkd.report.plain import mapping
+from mmkd.runs import RUN_FILE, read_run
+from mmkd.study.arms import FIELDS, Arm
 from mmkd.study.design import Study
 
 
@@ -70,18 +73,13 @@ def write_config(arm: Arm, study: Study, file: Path) -> None:
 def orders_of(
     study: Study, place: StudyFolder, *, launch: Path | None, jobs: int, without: Collection[str] = ()
 ) -> list[Order]:
-    """Every run of the study, seed by seed, so that an interrupted study has all arms with fewer seeds.
-
-    Raises:
-        ConfigError: a run that is there already was made with other settings or from another cache.
-    """
+    """Every run of the study, seed by seed, so that an interrupted study has all arms with fewer seeds."""
     found = []
     for seed in study.seeds:
         for arm in study.arms:
             if arm.name in without or seed not in arm.seeds(study.seeds):
                 continue
             folder = place.run(arm, seed)
-            refuse_other_settings(folder, arm, study)
             options = () if study.workers is None else ("--workers", str(study.workers))
             found.append(
                 Order(
@@ -101,27 +99,60 @@ def orders_of(
     return found
 
 
-def refuse_other_settings(folder: Path, arm: Arm, study: Study) -> None:
+def refuse_other_runs(study: Study, place: StudyFolder, *, but: Collection[str] = ()) -> None:
+    """Refuse a study in whose folder lies a run that is not one of its own, before any file of it is written.
+
+    Args:
+        study: what is to be run.
+        place: its folder.
+        but: fields of the recipe that are not settled yet.
+
+    Raises:
+        ConfigError: a run that is there already was made with other settings or from another cache.
+    """
+    for arm in study.arms:
+        for seed in arm.seeds(study.seeds):
+            refuse_other_settings(place.run(arm, seed), place.config(arm), arm, study, but=but)
+
+
+def refuse_other_settings(
+    folder: Path, config: Path, arm: Arm, study: Study, *, but: Collection[str] = ()
+) -> None:
     """Refuse to count a run of other settings as this arm's.
+
+    Args:
+        folder: the run's, if there is one.
+        config: what the arm was when that was trained: it tells what was named from what was left to be chosen.
+        arm: what it is now.
+        study: whose it is.
+        but: fields that are not compared.
 
     Raises:
         ConfigError: names the setting.
     """
-    if not (folder / "run.json").is_file():
+    if not (folder / RUN_FILE).is_file():
         return
-    record = read_json(folder / "run.json")
-    recipe, cache = record.get("recipe") or {}, (record.get("cache") or {}).get("path")
+    record = read_run(folder).record
+    recipe, cache = mapping(record.get("recipe")), mapping(record.get("cache")).get("path")
     if cache is not None and cache != str(study.cache.resolve()):
         raise ConfigError(
             f"{folder} was trained from the cache {cache}, and the study names {study.cache.resolve()}; give the study "
             "another --out, or delete that run"
         )
-    wanted = arm.recipe.to_dict()
-    for name in arm.settings:
-        if name != "student_config" and recipe.get(name) != wanted[name]:
+    named = mapping(read_yaml(config)) if config.is_file() else {}
+    defaults, wanted = Recipe().to_dict(), arm.recipe.to_dict()
+    if arm.recipe.student_config is not None:
+        wanted["student_config"] = str(Path(arm.recipe.student_config).resolve())
+    for name in FIELDS:
+        key = name.replace("_", "-")
+        # What is left open was chosen for the run, and is again, unless the arm named it then.
+        has = wanted[name]
+        had = named.get(key) if has is None else recipe.get(name, defaults[name])
+        if name not in but and had != has:
+            now = "leaves it open" if has is None else f"has {has}"
             raise ConfigError(
-                f"{folder} was trained with {name.replace('_', '-')} {recipe.get(name)}, and arm {arm.name!r} has "
-                f"{wanted[name]}; give the study another --out, or delete that run"
+                f"{folder} was trained with {key} {had}, and arm {arm.name!r} {now}; give the study another --out, or "
+                "delete that run"
             )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmkd.cli.console import say
-from mmkd.cli.study_runs import StudyFolder, carry_out_all, refuse_other_settings
+from mmkd.cli.study_runs import StudyFolder, carry_out_all
 from mmkd.cli.study_trials import METRIC, Trial, held_out, make_trial
 from mmkd.errors import ConfigError
 from mmkd.files import write_json
@@ -125,7 +125,6 @@ def _one_round(
         settings = one.space.settings(answer.params) | {"eval_every": 1_000_000_000}
         name = f"search/{one.arm.slug}/trial-{number:03}"
         trial = make_trial(study, place, one.arm, name, settings, hold_out)
-        refuse_other_settings(trial.folder, trial.arm, study)
         one.trials.append((trial, answer))
         asked.append((one, trial, answer))
     outcomes = carry_out_all([trial.order for _, trial, _ in asked], jobs=jobs, quiet=True)

@@ -3,7 +3,7 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
@@ -11,21 +11,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkd.cache.locks import Lock
-from mmkd.cli.console import say
+from mmkd.cli.console import progress, say
 from mmkd.cli.study_file import StudyFile, parse_assignment, read_study_file, seed_list
 from mmkd.cli.study_halving import halve_arms
 from mmkd.cli.study_result import save_and_show
-from mmkd.cli.study_runs import StudyFolder, carry_out_all, orders_of, write_configs
+from mmkd.cli.study_runs import StudyFolder, carry_out_all, orders_of, refuse_other_runs, write_configs
 from mmkd.cli.study_search import require_optuna, search
 from mmkd.cli.study_worker import Outcome, open_tasks
 from mmkd.errors import CacheError, ConfigError, MmkdError
+from mmkd.runs import library_versions
 from mmkd.study.arms import Arm, check_key, check_seeds, with_baselines
 from mmkd.study.design import RECALLS, TOP_1, Evaluation, Study
 from mmkd.study.ranking import ArmResult
 from mmkd.study.results import read_result
+from mmkd.study.search_space import SEARCHED
 
 if TYPE_CHECKING:
     from mmkd.cache.store import CacheStore
+    from mmkd.evaluation.captioned import RetrievalTask
+    from mmkd.evaluation.zero_shot_task import ZeroShotTask
 
 DEFAULT_SETS = ("cifar10", "cifar100", "stl10")
 
@@ -48,17 +52,22 @@ def run_study(file: Path | None, settings: dict[str, Any], *, work: Path) -> Non
         require_optuna()
     for line in describe(study):
         say("study", line)
-    check_metric(study)
+    labelled, captioned = open_tasks(study.evaluation)
+    check_metric(study, labelled, captioned)
     store = _open_or_make_cache(study, place)
     check_against_cache(study, store)
+    hashes = _hash_sets(labelled, captioned, study.evaluation.limit)
+    study = replace(study, evaluation=replace(study.evaluation, hashes=hashes))
     with _alone(place.root):
         _run(study, place, store, settings)
 
 
 def _run(study: Study, place: StudyFolder, store: "CacheStore", settings: dict[str, Any]) -> None:
     jobs, pairs = settings["jobs"], len(store.usable)
+    refuse_other_runs(study, place, but=SEARCHED if settings["search"] else ())
     if settings["search"]:
         study = search(study, place, trials=settings["search"], jobs=jobs, pairs=pairs)
+        refuse_other_runs(study, place)
     dropped = halve_arms(study, place, jobs=jobs, pairs=pairs) if settings["halving"] else {}
     write_configs(study, place)
     orders = orders_of(study, place, launch=settings["launch"], jobs=jobs, without=dropped)
@@ -67,6 +76,7 @@ def _run(study: Study, place: StudyFolder, store: "CacheStore", settings: dict[s
     results = collect(study, place, outcomes, dropped)
     record = {
         "command": shlex.join(["mmkd", *sys.argv[1:]]),
+        "versions": library_versions(),
         "cache": {"path": str(store.folder.resolve()), "key": store.key},
         "teacher": store.spec.model,
         "pairs": pairs,
@@ -154,21 +164,33 @@ def describe(study: Study) -> list[str]:
     ]
 
 
-def check_metric(study: Study) -> None:
-    """Open what students are judged by, and refuse to rank by what it does not measure.
+def check_metric(
+    study: Study, labelled: "Sequence[ZeroShotTask]", captioned: "Sequence[RetrievalTask]"
+) -> None:
+    """Refuse to rank by what these sets do not measure.
 
     Raises:
-        MmkdError: a set cannot be opened, or there is no such metric.
+        ConfigError: there is no such metric.
     """
     from mmkd.evaluation.zero_shot_report import RECALL, TOP_5
 
-    labelled, captioned = open_tasks(study.evaluation)
     known = [f"{task.name}/{metric}" for task in labelled for metric in (TOP_1, TOP_5, RECALL)]
     known += [f"{one.name}/{metric}" for one in captioned for metric in RECALLS]
     if study.rank_by is not None and study.rank_by not in known:
         near = get_close_matches(study.rank_by, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
         raise ConfigError(f"--rank-by {study.rank_by!r} is not measured; {hint}")
+
+
+def _hash_sets(
+    labelled: "Sequence[ZeroShotTask]", captioned: "Sequence[RetrievalTask]", limit: int | None
+) -> dict[str, str]:
+    from mmkd.study.set_hashes import hash_sets
+
+    sizes = [*(len(task.images) for task in labelled), *(len(one.pairs) for one in captioned)]
+    with progress("images") as bar:
+        task = bar.add_task("reading sets", total=sum(min(size, limit or size) for size in sizes))
+        return hash_sets(labelled, captioned, limit, lambda done: bar.advance(task, done))
 
 
 def _check_launch(launch: Path | None, jobs: int) -> None:

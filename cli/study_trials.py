@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmkd.cli.study_runs import StudyFolder, write_config
+from mmkd.cli.study_runs import StudyFolder, refuse_other_settings, write_config
 from mmkd.cli.study_worker import Order
 from mmkd.errors import ConfigError, TrainingError
 from mmkd.study.arms import Arm
@@ -75,10 +75,11 @@ def make_trial(
         hold_out: pairs to judge by.
 
     Raises:
-        ConfigError: with these settings it cannot be trained.
+        ConfigError: with these settings it cannot be trained, or its folder holds a run of others.
     """
     own = replace(arm, settings={**arm.settings, **settings, "hold_out": hold_out})
     folder, config = place.root / name, place.root / f"{name}.yaml"
+    refuse_other_settings(folder, config, own, study)
     write_config(own, study, config)
     options = () if study.workers is None else ("--workers", str(study.workers))
     seed = study.seeds[0]

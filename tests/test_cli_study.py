@@ -51,7 +51,9 @@ def study(workspace: tuple[Path, list[str]]) -> Path:
 
 def test_every_arm_stands_with_every_seed_beside_the_baselines(study: Path) -> None:
     report = json.loads((study / "study.json").read_text())
-    assert (report["schema"], report["schema_version"]) == ("mmkd.study", 1)
+    assert (report["schema"], report["schema_version"]) == ("mmkd.study", 2)
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["evaluation"]["hashes"].keys() == {"colours", "pairs"}
     runs = {arm["name"]: [run["seed"] for run in arm["runs"]] for arm in report["arms"]}
     assert runs == {"feature": [0, 1], "one tower": [0, 1], "from scratch": [0, 1], "untrained": [0]}
     assert report["ranked_by"] == "colours/top-1"

@@ -151,7 +151,11 @@ def test_a_bias_verdict_on_the_card_is_of_the_students_own_weights(run) -> None:
     value = json.loads(file.read_text())
     own = value["models"]["mine"]["model"]["weights_hash"]
     other = {**value["models"]["mine"], "model": {"weights_hash": "0" * 32}}
-    value["models"] = {"teacher": value["models"]["teacher"], "student": other, "mine": value["models"]["mine"]}
+    value["models"] = {
+        "teacher": value["models"]["teacher"],
+        "student": other,
+        "mine": value["models"]["mine"],
+    }
     value["comparisons"]["student"] = {"verdict": "inherited", "withheld": []}
     file.write_text(json.dumps(value))
     assert refresh_model_card(run)

@@ -20,12 +20,14 @@ class Evaluation:
         retrieval: captioned sets, as ``mmkd eval retrieval --data`` has them, or ``NAME=SPEC``.
         templates: file of templates for the labelled sets; ``None``: each set's own.
         limit: images to take of each set, evenly spread; ``None``: all.
+        hashes: what each set held when students were judged, by its name.
     """
 
     zero_shot: tuple[str, ...] = ()
     retrieval: tuple[str, ...] = ()
     templates: str | None = None
     limit: int | None = None
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

@@ -10,6 +10,7 @@ from mmkd.study.arms import Arm
 RATE_TIMES = 5.0  # lr from a fifth to five times the arm's own
 WEIGHT_TIMES = 10.0
 TEMPERATURE_TIMES = 4.0
+SEARCHED = ("lr", "kd")  # settings that a search decides
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class SearchSpace:
     @property
     def fields(self) -> tuple[str, ...]:
         """The settings that it decides."""
-        return ("lr", "kd") if self.terms else ("lr",)
+        return SEARCHED if self.terms else SEARCHED[:1]
 
     @property
     def start(self) -> dict[str, float]:
