@@ -3,10 +3,10 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,10 +185,9 @@ def carry_out_all(orders: Sequence[Order], *, jobs: int, quiet: bool = False) ->
     for device in devices_of(jobs):
         devices.put(device)
     total = len(finished) + len(orders)
-    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-    with progress("runs") as bar:
+    with progress("runs") as bar, sharing_cores(jobs):
         task = bar.add_task("study", total=total, completed=len(finished))
-        pool = ProcessPoolExecutor(jobs, context, start_worker, (devices, threads))
+        pool = ProcessPoolExecutor(jobs, context, start_worker, (devices,))
         try:
             outcomes, left = finished, list(orders)
             bar.update(task, note=_at_work(left, jobs))
@@ -211,6 +210,23 @@ def carry_out_all(orders: Sequence[Order], *, jobs: int, quiet: bool = False) ->
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
             devices.close()
+
+
+@contextmanager
+def sharing_cores(jobs: int) -> Iterator[None]:
+    """Give each of so many processes that are started within its share of the cores, unless somebody chose already.
+
+    They read it when they import torch, which comes before anything that they are told to do.
+    """
+    name = "OMP_NUM_THREADS"
+    if jobs < 2 or name in os.environ:
+        yield
+        return
+    os.environ[name] = str(max(1, (os.cpu_count() or 1) // jobs))
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _at_work(left: Sequence[Order], jobs: int) -> str:

@@ -63,16 +63,14 @@ class Outcome:
     interrupted: bool = False
 
 
-def start_worker(devices: "Queue[str | None]", threads: int | None) -> None:
-    """Settle this process on its device and its share of the cores, before torch is imported."""
+def start_worker(devices: "Queue[str | None]") -> None:
+    """Settle this process on its device, before a card is looked for."""
     from mmkd.cli.quiet import hush
 
     hush()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ^C concerns a run, not a process that waits for one
     if (device := devices.get()) is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
-    if threads is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 def is_done(order: Order) -> bool:
@@ -88,13 +86,14 @@ def is_done(order: Order) -> bool:
 def carry_out(order: Order) -> Outcome:
     """Train and judge; what was done by an earlier start is not done again."""
     order.log.parent.mkdir(parents=True, exist_ok=True)
+    earlier = order.log.stat().st_size if order.log.is_file() else 0
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with order.log.open("a", encoding="utf-8") as log:
             code = _make(order, log)
             log.flush()
             if code:
-                return Outcome(order, _last_words(order.log), code == INTERRUPTED)
+                return Outcome(order, _last_words(order.log, earlier), code == INTERRUPTED)
             if order.evaluation is not None:
                 with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                     _judge(order.folder, order.study, order.evaluation)
@@ -172,9 +171,9 @@ def _launched(launch: Path, words: Sequence[str], log: Any) -> int:
     return INTERRUPTED if done.returncode in {-2, INTERRUPTED} else done.returncode
 
 
-def _last_words(log: Path) -> str:
-    """The error of a command that failed, as it stands in the log."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+def _last_words(log: Path, earlier: int) -> str:
+    """The error of a command that failed, as it stands in the log after what earlier starts wrote."""
+    lines = log.read_bytes()[earlier:].decode("utf-8", errors="replace").splitlines()
     said = [line for line in lines if line.startswith("mmkd") and ": " in line]
     return said[-1].partition(": ")[2] if said else f"failed without a word; see {log}"
 

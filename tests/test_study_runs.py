@@ -1,10 +1,16 @@
 """The runs of a study without training one: which are counted as an arm's."""
 
+import multiprocessing
+import os
+import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 
-from mmkd.cli.study_runs import StudyFolder, refuse_other_runs, write_configs
+from mmkd.cli.study_runs import StudyFolder, refuse_other_runs, sharing_cores, write_configs
+from mmkd.cli.study_worker import Order, carry_out, start_worker
 from mmkd.errors import ConfigError
 from mmkd.evaluation.captioned import RetrievalTask
 from mmkd.evaluation.zero_shot_task import ZeroShotTask
@@ -69,6 +75,38 @@ def test_a_run_of_a_version_without_a_setting_had_its_default(tmp_path: Path) ->
     recipe = {"kd": "mse", "batch_size": 8}
     claim_run_folder(place.run(study.arms[0], 0), {"recipe": recipe, "cache": {"path": str(study.cache)}})
     refuse_other_runs(study, place)
+
+
+def test_processes_of_a_study_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    context = multiprocessing.get_context("spawn")
+    devices = context.Queue()
+    devices.put(None)
+    with sharing_cores(2), ProcessPoolExecutor(1, context, start_worker, (devices,)) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 1
+    devices.close()
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+def test_a_run_that_dies_silently_is_not_given_an_earlier_starts_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = ["mmkd: the loss is not a number at step 3\n", ""]
+
+    def launch(command, *, stdout, stderr, check):
+        stdout.write(said.pop(0))
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr("mmkd.cli.study_worker.subprocess.run", launch)
+    log = tmp_path / "log"
+    order = Order(
+        "a, seed 0", 0, tmp_path / "a.yaml", tmp_path / "run", log, tmp_path, None, launch=Path("two.yaml")
+    )
+    assert [carry_out(order).failure for _ in range(2)] == [
+        "the loss is not a number at step 3",
+        f"failed without a word; see {log}",
+    ]
 
 
 def test_the_hash_of_a_set_is_of_all_that_scores_depend_on() -> None:
