@@ -1,7 +1,8 @@
 """``mmkd report``: runs as one page to look at, with a Markdown twin and every plot."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +10,9 @@ from mmkd.cli.completion import complete_runs
 from mmkd.cli.console import progress, say, warn
 from mmkd.cli.options import DEFAULT_WORK, Work
 from mmkd.cli.workspace import Workspace
+
+if TYPE_CHECKING:
+    from mmkd.report.ranked import Ranked
 
 PAGE = "report.html"
 FEW = 3  # runs of which the terminal says what each lacks
@@ -54,6 +58,8 @@ def report(
     from mmkd.runs import newest_run
 
     folders = find_runs(runs) if runs else [newest_run(Workspace(work).runs).folder]
+    ranked = [read_ranked(file) for file in found_studies(runs or [])]
+    folders, ranked = within_bounds(folders, ranked)
     study = [path.parent for path in found_studies(runs or [])]
     file = out or (folders[0] if len(folders) == 1 else study[0] if study else work) / PAGE
     if file.suffix != ".html" or file.is_dir():
@@ -61,7 +67,7 @@ def report(
             f"--out {file} is no HTML page; expected the name of a file, such as {file.with_suffix('.html')}"
         )
     read = [read_report_run(folder, name) for folder, name in zip(folders, name_runs(folders), strict=True)]
-    contents = gather_contents(read, [read_ranked(study) for study in found_studies(runs or [])])
+    contents = gather_contents(read, ranked)
     plots = file.with_name(f"{file.stem}-plots")
     with atomic_folder(plots) as folder, progress("plots") as bar:
         task = bar.add_task("drawing", total=len(contents.plots))
@@ -82,3 +88,26 @@ def report(
             f"{len({name for name, *_ in lacking})} runs lack something; the page says what, and what to type",
         )
     say("saved", f"{file} · {file.stem}.md, {plots.name}/ ({len(contents.plots)} plots, SVG and CSV)")
+
+
+def within_bounds(folders: list[Path], ranked: "list[Ranked]") -> "tuple[list[Path], list[Ranked]]":
+    """As many runs as a page shows, and the rankings, which then say that there are more.
+
+    Raises:
+        ConfigError: there are more, and no ranking has them all.
+    """
+    from mmkd.errors import ConfigError
+    from mmkd.report.run import MAX_RUNS
+
+    if len(folders) <= MAX_RUNS:
+        return folders, ranked
+    if not ranked:
+        raise ConfigError(
+            f"found {len(folders)} runs; a page shows at most {MAX_RUNS}, so name those to be shown"
+        )
+    left_out = (
+        f"Of {len(folders)} runs the first {MAX_RUNS} are shown one by one; the ranking has them all. A report of "
+        "others: mmkd report RUN..."
+    )
+    warn(left_out)
+    return folders[:MAX_RUNS], [replace(one, notes=[*one.notes, left_out]) for one in ranked]

@@ -1,6 +1,7 @@
 """``mmkd report``: what the page says, what it never does, and what it makes of folders that anybody wrote."""
 
 import csv
+import json
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -19,11 +20,13 @@ from report_runs import (
 )
 from safetensors.numpy import load_file, save_file
 
+from mmkd.cli.report import within_bounds
 from mmkd.errors import ConfigError
 from mmkd.files import write_json
 from mmkd.report.bias import bias_plot, read_bias
 from mmkd.report.drawing import Plot, drawing, mark, name_apart, new_figure, shorten, thin
 from mmkd.report.evaluations import read_evaluation
+from mmkd.report.ranked import ranked_plots, read_ranked
 from mmkd.report.run import MAX_RUNS, find_runs, name_runs, read_report_run
 from mmkd.report.scores import shared_sets
 
@@ -254,10 +257,35 @@ def test_which_runs_are_shown_and_what_they_are_called(tmp_path: Path) -> None:
     assert not {"teacher"} & set(names), "that name is the teacher's"
     with pytest.raises(ConfigError, match="expected a run, or a folder of runs"):
         find_runs([tmp_path])
-    for number in range(MAX_RUNS + 1):
-        make_run(tmp_path / "many" / str(number))
-    with pytest.raises(ConfigError, match="at most"):
-        find_runs([tmp_path / "many"])
+
+
+def test_more_runs_than_a_page_shows_are_refused_but_for_a_study_whose_ranking_has_them(
+    tmp_path: Path,
+) -> None:
+    folders = [tmp_path / str(number) for number in range(MAX_RUNS + 1)]
+    with pytest.raises(ConfigError, match="at most 64"):
+        within_bounds(folders, [])
+    shown, (ranked,) = within_bounds(folders, [read_ranked(make_study(tmp_path) / "study.json")])
+    assert shown == folders[:MAX_RUNS]
+    assert ranked.notes[-1].startswith("Of 65 runs the first 64 are shown one by one")
+
+
+def test_a_ranking_names_its_seeds_and_says_once_what_failed(tmp_path: Path) -> None:
+    file = make_study(tmp_path) / "study.json"
+    value = json.loads(file.read_text())
+    arm = value["arms"][0]
+    arm |= {
+        "runs": [{"seed": seed} for seed in (7, 8, 11)],
+        "verdict": "best, 1 run failed",
+        "failures": {"9": "no"},
+    }
+    file.write_text(json.dumps(value))
+    ranked = read_ranked(file)
+    assert ranked.arms[0].scores["animals/top-1"].seeds == (7, 8, 11)
+    assert ranked.arms[0].verdict == "best, 1 run failed"
+    with drawing():
+        rows = ranked_plots(ranked)[0].rows
+    assert [row["seed"] for row in rows] == [7, 8, 11, None, None, None]
 
 
 def test_bad_targets_are_refused_in_one_line(run, tmp_path: Path) -> None:

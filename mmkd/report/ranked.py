@@ -21,6 +21,7 @@ class SeedMean:
 
     Attributes:
         values: of each seed.
+        seeds: which seeds those are, where the study says so.
         mean: of them.
         low, high: the interval over seeds; ``None``: one seed has none.
         kept: share of the teacher's score over chance; ``None``: not said.
@@ -28,6 +29,7 @@ class SeedMean:
     """
 
     values: tuple[float, ...]
+    seeds: tuple[int | None, ...]
     mean: float
     low: float | None
     high: float | None
@@ -113,6 +115,7 @@ def read_ranked(file: Path) -> Ranked:
 
 def _arm(one: dict[str, Any], chance: dict[str, float], teacher: dict[str, float]) -> Arm:
     scores = {}
+    seeds = [whole(mapping(run).get("seed")) for run in listing(one.get("runs"), limit=100)]
     for name, raw in list(mapping(one.get("scores")).items())[:MAX_METRICS]:
         score, metric = mapping(raw), text(name, limit=60)
         values = tuple(
@@ -121,15 +124,15 @@ def _arm(one: dict[str, Any], chance: dict[str, float], teacher: dict[str, float
         mean, low, high, kept = (number(score.get(key)) for key in ("mean", "low", "high", "retention"))
         if mean is None or not values or not 0 <= mean <= 1:
             continue
-        scores[metric] = SeedMean(values, mean, low, high, kept, whole(score.get("runs_at_chance")) or 0)
+        known_seeds = seeds if len(seeds) == len(values) else [None] * len(values)
+        scores[metric] = SeedMean(
+            values, tuple(known_seeds), mean, low, high, kept, whole(score.get("runs_at_chance")) or 0
+        )
         for found, key in ((chance, "chance"), (teacher, "teacher")):
             if (known := number(score.get(key))) is not None:
                 found[metric] = known
-    verdict = text(one.get("verdict"), limit=120)
-    failures = len(mapping(one.get("failures")))
-    dropped = text(one.get("dropped"))
-    notes = [verdict, f"{failures} failed" if failures else "", "dropped early" if dropped else ""]
-    return Arm(text(one.get("name"), limit=60), ", ".join(filter(None, notes)), text(one.get("loss")), scores)
+    verdict = text(one.get("verdict"), limit=120)  # it names failures and why an arm was dropped
+    return Arm(text(one.get("name"), limit=60), verdict, text(one.get("loss")), scores)
 
 
 def ranked_plots(study: Ranked) -> list[Plot]:
@@ -160,7 +163,7 @@ def _plot(study: Ranked, metric: str) -> Plot:
         rows += [
             {"arm": arm.name, "metric": metric, "seed": seed, "value": value, "mean": score.mean, "low": score.low,
              "high": score.high, "verdict": arm.verdict}
-            for seed, value in enumerate(score.values)
+            for seed, value in zip(score.seeds, score.values, strict=True)
         ]  # fmt: skip
     for known, colour, name in ((study.chance, CHANCE, "chance"), (study.teacher, INK, "teacher")):
         if metric in known:

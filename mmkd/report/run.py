@@ -80,7 +80,7 @@ def find_runs(paths: list[Path]) -> list[Path]:
     """The runs in ``paths``: each is one, or a folder of runs, such as a study's or a workspace's.
 
     Raises:
-        ConfigError: one is neither, or there are too many.
+        ConfigError: one is neither.
     """
     found: list[Path] = []
     for path in paths:
@@ -94,12 +94,7 @@ def find_runs(paths: list[Path]) -> list[Path]:
                 "work/runs"
             )
         found += inside
-    unique = list(dict.fromkeys(found))
-    if len(unique) > MAX_RUNS:
-        raise ConfigError(
-            f"found {len(unique)} runs; a page shows at most {MAX_RUNS}, so name those to be shown"
-        )
-    return unique
+    return list(dict.fromkeys(found))
 
 
 def name_runs(folders: list[Path]) -> list[str]:
