@@ -7,12 +7,12 @@ from typing import Any
 import yaml
 
 from mmkd.card_scores import card_metrics, card_results, card_scores
-from mmkd.errors import MmkdError
+from mmkd.errors import MmkdError, ModelError, first_line
 from mmkd.families import CLIP, FAMILIES, Family
 from mmkd.files import write_text
 from mmkd.heads import HEAD_FILE
 from mmkd.parse import read_json, read_text
-from mmkd.runs import Run
+from mmkd.runs import RUN_FILE, Run
 
 CARD = "README.md"
 # A card without it is somebody's own and left alone.
@@ -44,16 +44,25 @@ def card_of(folder: Path, run: Run, *, source: str | None = None, license_id: st
         run: that trained it.
         source: where it is loaded from, such as its id on the Hub; default: the run's own folder.
         license_id: as the Hub names it; default: the teacher's, where that can be read here.
+
+    Raises:
+        ModelError: ``run.json`` does not say what a card needs, or ``config.json`` is of another family.
     """
     config = folder / "config.json"
-    family = FAMILIES[str(read_json(config).get("model_type"))] if config.is_file() else CLIP
-    return model_card(
-        run,
-        head=(folder / HEAD_FILE).is_file(),
-        family=family,
-        source=source,
-        license_id=license_id,
-    )
+    try:
+        family = FAMILIES[str(read_json(config).get("model_type"))] if config.is_file() else CLIP
+        return model_card(
+            run,
+            head=(folder / HEAD_FILE).is_file(),
+            family=family,
+            source=source,
+            license_id=license_id,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ModelError(
+            f"{run.folder} cannot have a model card: its {RUN_FILE} or its student's config.json is not as "
+            f"`mmkd train` writes it ({type(error).__name__}: {first_line(error)}); restore them, or train it again"
+        ) from error
 
 
 def model_card(

@@ -88,7 +88,14 @@ def read_run(folder: Path) -> Run:
     """
     if not (folder / RUN_FILE).is_file():
         raise ModelError(f"{folder} holds no {RUN_FILE}; expected a folder written by `mmkd train`")
-    return Run(folder, read_json(folder / RUN_FILE))
+    record = read_json(folder / RUN_FILE)
+    for name in ("recipe", "teacher", "cache"):
+        if not isinstance(record.get(name), dict | None):
+            raise ModelError(
+                f"{folder / RUN_FILE} holds a {type(record[name]).__name__} as {name!r}; expected an object, as "
+                "`mmkd train` writes it"
+            )
+    return Run(folder, record)
 
 
 def list_runs(runs: Path) -> list[Run]:

@@ -12,7 +12,9 @@ from command_line import Done, mmkd
 from hub_server import TOKEN, USER, serve_hub
 from report_runs import evaluate, judge_bias, judge_bias_2, make_run
 
+from mmkd.errors import ModelError
 from mmkd.model_card import WRITTEN, refresh_model_card, write_model_card
+from mmkd.runs import read_run
 
 
 @pytest.fixture
@@ -191,3 +193,19 @@ def test_what_the_hub_reads_is_there_only_where_it_is_known(tmp_path: Path, tiny
     three = make_run(tmp_path / "three", tiny_clip, teacher=licensed)
     write_model_card(three.student, three)
     assert "license: apache-2.0" in (three.student / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "change", [{"recipe": None}, {"data": "x"}, {"pairs": "many"}, {"teacher": {"revision": 1}}]
+)
+def test_a_run_that_says_too_little_for_a_card_is_refused_in_one_line(run, change: dict) -> None:
+    (run.folder / "run.json").write_text(json.dumps({**run.record, **change}))
+    with pytest.raises(ModelError, match=r"cannot have a model card: its run\.json"):
+        refresh_model_card(read_run(run.folder))
+
+
+@pytest.mark.parametrize("name", ["recipe", "teacher", "cache"])
+def test_a_run_of_another_shape_is_none(run, name: str) -> None:
+    (run.folder / "run.json").write_text(json.dumps({**run.record, name: "x"}))
+    with pytest.raises(ModelError, match=f"holds a str as '{name}'; expected an object"):
+        read_run(run.folder)
