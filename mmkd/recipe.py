@@ -1,6 +1,7 @@
 """What a training was told to do: every setting with its default, resolved once and saved with the run."""
 
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,9 @@ class Recipe:
     synthetic_share: float | None = None
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not isfinite(value):
+                raise ConfigError(f"--{name.replace('_', '-')} {value} is not finite; expected a number")
         for option in ("task", "kd"):  # an unknown loss is refused in the words that were typed
             parse_terms(getattr(self, option) or "none", option=f"--{option}")
         check_triplet(self.negatives, self.margin)
@@ -156,7 +160,10 @@ class Recipe:
             )
 
     def _check_steps(self) -> None:
-        for name in ("accumulate", "eval_every", "patience", "shuffle_tars"):
+        for name in ("weight_decay", "clip_grad", "warmup"):
+            if (getattr(self, name) or 0) < 0:
+                raise ConfigError(f"--{name.replace('_', '-')} {getattr(self, name)} is below 0")
+        for name in ("accumulate", "eval_every", "patience", "shuffle_tars", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"--{name.replace('_', '-')} {value} is not at least 1")
