@@ -264,22 +264,35 @@ def _took(record: dict[str, Any]) -> str:
 
 
 def _commands(run: ReportRun) -> list[str]:
-    cache = mapping(run.run.record.get("cache"))
-    made = []
-    if path := text(cache.get("path")):
-        data = " ".join(
-            f"--data {shlex.quote(text(mapping(one).get('spec')))}"
-            for one in listing(run.run.record.get("data"), limit=20)
-        )
-        teacher = text(run.teacher.get("model"))
-        if teacher:
-            made.append(
-                f"mmkd cache-teacher --teacher {shlex.quote(teacher)} {data} --out {shlex.quote(path)}"
-            )
     evaluations = [shlex.join(one.command) for one in run.evaluations.values() if one.command]
     bias = texts(mapping(run.bias).get("command"))
     command = shlex.join(texts(run.run.record.get("command")))
-    return [line for line in (*made, command, *evaluations, shlex.join(bias)) if line]
+    return [line for line in (*_cache_commands(run), command, *evaluations, shlex.join(bias)) if line]
+
+
+def _cache_commands(run: ReportRun) -> list[str]:
+    """What made the cache, as far as the run knows that."""
+    record = run.run.record
+    path = text(mapping(record.get("cache")).get("path"))
+    if not path or not text(run.teacher.get("model")):
+        return []
+    teachers = [mapping(one) for one in listing(record.get("teachers"), limit=20)] or [run.teacher]
+    sources = [mapping(one) for one in listing(record.get("data"), limit=20)]
+    first = sources[0] if sources else {}
+    filters = mapping(first.get("filters"))
+    named = [("teacher", text(one.get("model"))) for one in teachers]
+    named += [("revision", text(one.get("revision"))) for one in teachers if len(teachers) == 1]
+    named += [("data", text(one.get("spec"))) for one in sources]
+    named += [(key, text(first.get(key))) for key in ("split", "image_column", "caption_column", "template")]
+    named += [("synthetic_column", name) for name in texts(first.get("synthetic_columns"))]
+    named += [(key, text(filters.get(key))) for key in ("min_words", "max_words")]
+    named += [("caption_regex", text(filters.get("regex"))), ("out", path)]
+    words = [word for key, value in named if value for word in (f"--{key.replace('_', '-')}", value)]
+    clean = ["--clean-captions"] if filters.get("clean") is True else []
+    return [
+        f"# The cache's views, augmentation and limit: mmkd cache inspect {shlex.quote(path)}",
+        shlex.join(["mmkd", "cache-teacher", *words, *clean]),
+    ]
 
 
 def _hashes(runs: Sequence[ReportRun]) -> tuple[Table, Table | None]:

@@ -21,6 +21,7 @@ from report_runs import (
 from safetensors.numpy import load_file, save_file
 
 from mmkd.cli.report import within_bounds
+from mmkd.cli.report_contents import _commands
 from mmkd.errors import ConfigError
 from mmkd.files import write_json
 from mmkd.report.bias import bias_plot, read_bias
@@ -286,6 +287,20 @@ def test_a_ranking_names_its_seeds_and_says_once_what_failed(tmp_path: Path) -> 
     with drawing():
         rows = ranked_plots(ranked)[0].rows
     assert [row["seed"] for row in rows] == [7, 8, 11, None, None, None]
+
+
+def test_the_command_of_the_cache_names_all_that_the_run_knows_of_it(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "one")
+    source = {"spec": "photos.parquet", "split": "train", "image_column": "photo", "caption_column": "label"}
+    source |= {"template": "a photo of a {}.", "filters": {"min_words": 3, "clean": True}}
+    run = run.update(teacher={"model": "openai/clip", "revision": "abc"}, data=[source])
+    commands = _commands(read_report_run(run.folder, "one"))
+    assert commands[0].startswith("# The cache's views, augmentation and limit: mmkd cache inspect")
+    assert commands[1] == (
+        "mmkd cache-teacher --teacher openai/clip --revision abc --data photos.parquet --split train "
+        "--image-column photo --caption-column label --template 'a photo of a {}.' --min-words 3 "
+        "--out /nowhere/cache --clean-captions"
+    )
 
 
 def test_bad_targets_are_refused_in_one_line(run, tmp_path: Path) -> None:
