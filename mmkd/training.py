@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
 
 class _Window:
-    """Means over the steps since the last log line, kept on the device until they are read."""
+    """Means over the steps since the last log line, kept on the device until they are read.
 
-    def __init__(self) -> None:
+    Args:
+        skips: the optimizer leaves out steps whose gradient is not finite, as a scaler of fp16 does.
+    """
+
+    def __init__(self, *, skips: bool = False) -> None:
+        self.checked = ("loss",) if skips else ("loss", "grad_norm")
         self.sums: dict[str, Tensor] = {}
         self.steps = 0
         self.first_bad: Tensor | None = None
@@ -35,15 +40,17 @@ class _Window:
         for name, value in values.items():
             earlier = self.sums.get(name)
             self.sums[name] = value.detach().float() + (0 if earlier is None else earlier)
-        bad = ~torch.isfinite(values["loss"].detach())
+        bad = ~torch.stack(
+            [torch.isfinite(values[name].detach()).all() for name in self.checked if name in values]
+        ).all()
         before = torch.full_like(bad, -1, dtype=torch.long) if self.first_bad is None else self.first_bad
         self.first_bad = torch.where((before < 0) & bad, step, before)
 
     def refuse_nan(self) -> None:
         if self.first_bad is not None and (step := int(self.first_bad)) >= 0:
             raise TrainingError(
-                f"the loss is not a number at step {step:,}; nothing was saved since the last checkpoint: "
-                "try a smaller --lr, more --warmup or --precision fp32"
+                f"the loss is not a number at step {step:,} (or its gradient is not); nothing was saved since the last "
+                "checkpoint: try a smaller --lr, more --warmup or --precision fp32"
             )
 
     def read(self, pairs: int) -> dict[str, float]:
@@ -183,11 +190,11 @@ def fit(
         The steps done.
 
     Raises:
-        TrainingError: the loss became NaN or infinite; the message names the step.
+        TrainingError: the loss or its gradient became NaN or infinite; the message names the step.
     """
     accelerator, student, optimizer = prepared.accelerator, prepared.student, prepared.optimizer
     student.train()
-    window = _Window()
+    window = _Window(skips=accelerator.mixed_precision == "fp16")
     batches = stream.from_step(first_step)
     done, stop = first_step, False
     while done < schedule.steps and not stop:

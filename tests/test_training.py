@@ -20,7 +20,7 @@ from mmkd.row_set import RowSet
 from mmkd.sampling import BatchPlan, StepRows
 from mmkd.step import MAX_LOG_SCALE, PairStudent
 from mmkd.students import halve
-from mmkd.training import Hooks, fit, prepare, trained_weights
+from mmkd.training import Hooks, _Window, fit, prepare, trained_weights
 
 
 def test_schedule_warms_up_and_falls_to_zero() -> None:
@@ -215,3 +215,20 @@ def test_the_default_batch_leaves_enough_steps() -> None:
         Recipe(batch_size=11).resolve(pairs=10, processes=1, accelerated=False, precision="fp32")
     with pytest.raises(ConfigError, match="cannot be divided among 3 processes"):
         Recipe(batch_size=16).resolve(pairs=500, processes=3, accelerated=False, precision="fp32")
+
+
+@pytest.mark.parametrize("bad", [{"loss": math.nan}, {"grad_norm": math.inf}])
+def test_a_loss_or_a_gradient_that_is_not_finite_is_refused_before_it_is_saved(bad: dict) -> None:
+    values = {"loss": torch.tensor(1.0), "grad_norm": torch.tensor(1.0)}
+    window = _Window()
+    window.add(4, values)
+    window.add(5, values | {name: torch.tensor(value) for name, value in bad.items()})
+    window.add(6, values)
+    with pytest.raises(TrainingError, match="at step 5"):
+        window.read(8)
+
+
+def test_a_step_that_the_scaler_of_fp16_skips_is_none_to_refuse() -> None:
+    window = _Window(skips=True)
+    window.add(1, {"loss": torch.tensor(1.0), "grad_norm": torch.tensor(math.inf)})
+    assert window.read(8)["loss"] == 1.0
