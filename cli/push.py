@@ -32,12 +32,14 @@ def push(
       mmkd push work/runs/mine my-name/clip-small
       mmkd push work/runs/mine clip-small --public --license mit
     """
-    from mmkd.publish import files_to_publish, publish
+    from mmkd.publish import files_to_publish, is_written_here, publish
     from mmkd.runs import read_run
 
     found = read_run(run)
     files = files_to_publish(found)
     size = sum(file.stat().st_size for file in files)
+    if license_id is not None and not is_written_here(found):
+        warn("--license is left out: the student's README.md is one of your own, and is sent as it is")
     for line in doubts(run):
         warn(line)
     say("sends", f"{len(files)} files, {size / 1e6:.1f} MB: {', '.join(file.name for file in files)}")

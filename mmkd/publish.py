@@ -92,11 +92,16 @@ def publish(run: Run, repository: str, *, public: bool = False, license_id: str 
     return Published(commit.commit_url, names, sum(file.stat().st_size for file in files), created)
 
 
+def is_written_here(run: Run) -> bool:
+    """Whether the student's card is mmkd's to write, and not one of somebody's own."""
+    file = run.student / CARD
+    return not file.is_file() or WRITTEN in read_text(file)
+
+
 def _card(run: Run, repository: str, license_id: str | None) -> str:
     """The card for the repository; one that somebody wrote themselves as it is."""
-    file = run.student / CARD
-    if file.is_file() and WRITTEN not in (own := read_text(file)):
-        return own
+    if not is_written_here(run):
+        return read_text(run.student / CARD)
     return card_of(run.student, run, source=repository, license_id=license_id)
 
 

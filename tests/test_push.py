@@ -113,7 +113,9 @@ def test_a_card_of_ones_own_is_sent_and_left_as_it_is(hub, push, run) -> None:
     (run.student / "README.md").write_text(card)
     evaluate(run)
     assert not refresh_model_card(run)
-    assert push(run.folder, "own").returncode == 0
+    done = push(run.folder, "own", "--license", "mit")
+    assert done.returncode == 0
+    assert "--license is left out: the student's README.md is one of your own" in done.stderr
     assert hub.files[f"{USER}/own"]["README.md"].decode() == card
 
 
