@@ -200,8 +200,12 @@ def test_a_recipe_resolves_its_share():
         ConfigError, match=r"--synthetic-share 0\.3 needs synthetic captions, and the pairs have"
     ):
         Recipe(synthetic_share=0.3).resolve(**machine)
-    for wrong in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ConfigError, match="is not from 0 to 1"):
+    for wrong, said in (
+        (-0.1, "is not from 0 to 1"),
+        (1.1, "is not from 0 to 1"),
+        (float("nan"), "is not finite"),
+    ):
+        with pytest.raises(ConfigError, match=said):
             Recipe(synthetic_share=wrong)
 
 
