@@ -8,7 +8,7 @@ from typing import Any
 import xxhash
 
 from mmkd.cache.checks import expect_keys, hash_text, number, positive, shown, text
-from mmkd.embeddings import TeacherSpec, unknown_teacher
+from mmkd.embeddings import UNKNOWN, TeacherSpec, unknown_teacher
 from mmkd.errors import CacheError, ConfigError
 
 SIDES = ("image", "text")
@@ -64,6 +64,8 @@ class Imported:
 def teacher_differences(found: TeacherSpec, wanted: TeacherSpec) -> list[str]:
     """What sets two teachers apart, in words; their names and revisions do not count."""
     words = {"weights_hash": "weights", "preprocess_hash": "preprocessing", "tokenizer_hash": "tokenizer"}
+    if found.config_hash and wanted.config_hash:  # caches of an older mmkd do not say it
+        words["config_hash"] = "configuration"
     changed = [
         f"{word} {getattr(found, name)[:4]}… (here {getattr(wanted, name)[:4]}…)"
         for name, word in words.items()
@@ -102,6 +104,7 @@ def joined(teachers: Sequence[TeacherSpec]) -> TeacherSpec:
         dim=sum(one.dim for one in teachers),
         logit_scale=None,
         layers=None,
+        config_hash=_together(one.config_hash or UNKNOWN for one in teachers),
     )
 
 
@@ -143,14 +146,15 @@ def teachers_from_json(value: dict[str, Any], *, imported: bool) -> tuple[Teache
 
 
 def teacher_from_json(value: Any, *, may_be_unknown: bool) -> TeacherSpec:
-    """Read what ``dataclasses.asdict`` gave.
+    """Read what ``TeacherSpec.to_json`` gave.
 
     Raises:
         CacheError: anything is missing, unknown, or of the wrong type.
     """
-    expect_keys(value, set(TeacherSpec.__dataclass_fields__), "the teacher")
+    optional = {"config_hash"} - (value.keys() if isinstance(value, dict) else set())
+    expect_keys(value, TeacherSpec.__dataclass_fields__.keys() - optional, "the teacher")
     dim = number(value, "dim", 1, most=65_536)
-    if may_be_unknown and value == asdict(unknown_teacher(dim)):
+    if may_be_unknown and value == unknown_teacher(dim).to_json():
         return unknown_teacher(dim)
     layers, revision = value["layers"], value["revision"]
     if not (
@@ -168,4 +172,5 @@ def teacher_from_json(value: Any, *, may_be_unknown: bool) -> TeacherSpec:
         dim=dim,
         logit_scale=positive(value, "logit_scale"),
         layers=(layers[0], layers[1]),
+        config_hash=None if optional else hash_text(value, "config_hash"),
     )

@@ -101,7 +101,9 @@ class CacheSettings:
         del value["augmentation"], value["more_teachers"]
         if self.more_teachers:
             del value["teacher"]
-            value = {"teachers": [asdict(one) for one in self.teachers], **value}
+            value = {"teachers": [one.to_json() for one in self.teachers], **value}
+        else:
+            value["teacher"] = self.teacher.to_json()
         value["imported"] = None if self.imported is None else self.imported.to_json()
         # Only a cache that has them has these keys, so that others are what they were before there were any.
         return {key: item for key, item in value.items() if key not in OPTIONAL or item is not None}

@@ -1,7 +1,7 @@
 """What passes between the teacher's cache, the student and the losses."""
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -70,6 +70,8 @@ class TeacherSpec:
         dim: D, the width of the joint space.
         logit_scale: the learnt scale, already exponentiated (OpenAI's models: 100).
         layers: layers of the image and the text tower.
+        config_hash: xxh3_128 of what the configuration says of the arithmetic, such as the activation; ``None`` where
+            nobody recorded it.
     """
 
     model: str
@@ -80,6 +82,12 @@ class TeacherSpec:
     dim: int
     logit_scale: float | None
     layers: tuple[int, int] | None
+    config_hash: str | None = field(default=None, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object."""
+        value = asdict(self)
+        return value if self.config_hash else {key: value[key] for key in value if key != "config_hash"}
 
     @property
     def known(self) -> bool:

@@ -193,7 +193,15 @@ def _spec(model: str | Path, folder: Path, config: Any, image_processor: Any, to
         dim=joint_dim(config) if head is None else head.dims[1],
         logit_scale=_read_logit_scale(folder),
         layers=tower_layers(config),
+        config_hash=_hash_config(config),
     )
+
+
+def _hash_config(config: Any) -> str:
+    """Of what no weight's shape tells; by name, since another transformers may write other defaults."""
+    names = ("hidden_act", "layer_norm_eps", "num_attention_heads", "eos_token_id")
+    towers = (config.vision_config, config.text_config)
+    return _hash_json([[getattr(tower, name, None) for name in names] for tower in towers])
 
 
 def _read_logit_scale(folder: Path) -> float:

@@ -56,6 +56,35 @@ def test_other_preprocessing_changes_the_spec(tiny_clip, tiny_encoder, tmp_path)
     assert changed.weights_hash == tiny_encoder.spec.weights_hash
 
 
+def test_another_activation_is_another_teacher(copied_cache, tiny_clip, tiny_encoder, tmp_path):
+    import json
+    import shutil
+
+    folder = Path(shutil.copytree(tiny_clip, tmp_path / "changed"))
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "relu"
+    (folder / "config.json").write_text(json.dumps(config))
+    changed = load_encoder(folder, device=CPU).spec
+    assert changed.weights_hash == tiny_encoder.spec.weights_hash
+    store = open_cache(copied_cache)
+    with pytest.raises(StaleCacheError, match=r"with configuration ....… \(now ....…\)"):
+        check_teacher(store, changed)
+
+
+def test_a_cache_that_does_not_say_the_configuration_is_read(copied_cache, tiny_encoder):
+    import json
+
+    before = open_cache(copied_cache).key
+    manifest = copied_cache / "manifest.json"
+    written = json.loads(manifest.read_text())
+    del written["settings"]["teacher"]["config_hash"]
+    manifest.write_text(json.dumps(written))
+    store = open_cache(copied_cache)
+    check_teacher(store, tiny_encoder.spec)
+    assert json.loads(json.dumps(store.manifest.to_json())) == written, "a cache's key stays what it was"
+    assert store.key != before
+
+
 def save_rows(path: Path, numbers: list[int]) -> PairDataset:
     images, captions = zip(*map(draw_pair, numbers), strict=True)
     return open_pairs([DataSource(str(save_pairs(path, list(images), list(captions))))])
