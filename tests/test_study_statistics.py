@@ -267,6 +267,18 @@ def test_where_all_are_at_chance_nothing_is_best() -> None:
     assert {ranking.verdict(one) for one in ranking.results} == {"at chance"}
 
 
+def test_two_guessers_are_not_told_apart_though_their_seeds_agree() -> None:
+    def arm(name: str, value: float, *, at_chance: bool) -> ArmResult:
+        score = RunScore(value, 0.001, 0.002, None, at_chance)
+        return _arm(
+            name, *(RunResult(s, Path(name), {"a/text to image R@1": score}, {}, {}) for s in range(3))
+        )
+
+    found = rank([arm("x", 0.002, at_chance=True), arm("y", 0.001, at_chance=True)]).compare("x", "y")
+    assert found is not None
+    assert not found.told_apart
+
+
 def test_an_arm_at_chance_is_not_best_however_high_it_stands() -> None:
     lucky = _arm("lucky", *(_run(seed, 0.31, at_chance=True) for seed in range(3)))
     ranking = rank([lucky, _arm("sure", *(_run(seed, 0.3) for seed in range(3)))])

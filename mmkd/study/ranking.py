@@ -282,6 +282,12 @@ def _compare_all(results: Sequence[ArmResult], metric: str) -> list[Comparison]:
                 own = luck_of_two(_values(table, metric), *places)
             # Luck of a mean shrinks with its seeds; a pair may have fewer than the arms that were pooled.
             found.append((first.arm.name, second.arm.name, difference(value, pooled.over(len(pair[0])), own)))
+    # What two guessers differ by is luck, even where their few right answers are the same with every seed.
+    guess = {one.arm.name for one in results if one.scores[metric].all_at_chance}
+    found = [
+        (first, second, replace(one, p_value=1.0) if {first, second} <= guess else one)
+        for first, second, one in found
+    ]
     corrected = holm([one.p_value for _, _, one in found])
     return [Comparison(*one, p) for one, p in zip(found, corrected, strict=True)]
 
