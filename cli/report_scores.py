@@ -55,7 +55,7 @@ class Table:
     @property
     def readable(self) -> "Table":
         """The table, or itself turned where it is wider than it can be read."""
-        if len(self.columns) <= WIDEST:
+        if len(self.columns) <= max(WIDEST, len(self.rows)):
             return self
         rows = [(name, [cells[at] for _, cells in self.rows]) for at, name in enumerate(self.columns)]
         return replace(self, columns=[label for label, _ in self.rows], rows=rows)
@@ -270,7 +270,9 @@ def _mean(arm: Arm, metric: str) -> Cell:
     if score is None:
         return Cell("–")
     around = (
-        "" if score.low is None or score.high is None else f" [{percent(score.low)}, {percent(score.high)}]"
+        ""
+        if score.low is None or score.high is None
+        else f" [{percent(max(0.0, score.low))},\u00a0{percent(min(1.0, score.high))}]"
     )
     if score.at_chance:
         how = (

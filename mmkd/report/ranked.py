@@ -10,6 +10,7 @@ from mmkd.evaluation.plots import INK
 from mmkd.parse import read_json
 from mmkd.report.drawing import CHANCE, DASHES, GRID, SOFT, Plot, mark, new_figure, shorten
 from mmkd.report.plain import listing, mapping, number, text, whole
+from mmkd.study.ranking import headlines
 
 STUDY_FILE = "study.json"
 MAX_ARMS, MAX_METRICS = 64, 24
@@ -83,9 +84,9 @@ class Ranked:
 
     @property
     def metrics(self) -> list[str]:
-        """Every metric, that of the ranking first, means over classes left to the study's own table."""
-        found = dict.fromkeys(name for arm in self.arms for name in arm.scores if "per-class" not in name)
-        return sorted(found, key=lambda name: name != self.metric)
+        """One a labelled set and two a captioned one, that of the ranking first; the study's own files have all."""
+        found = list(dict.fromkeys(name for arm in self.arms for name in arm.scores))
+        return [name for name in dict.fromkeys([self.metric, *headlines(found)]) if name in found]
 
 
 def read_ranked(file: Path) -> Ranked:
@@ -137,7 +138,7 @@ def _arm(one: dict[str, Any], chance: dict[str, float], teacher: dict[str, float
 
 def ranked_plots(study: Ranked) -> list[Plot]:
     """A plot a metric: every seed as a dot, the mean with its interval, chance and teacher as lines."""
-    return [_plot(study, metric) for metric in study.metrics[:6] if not metric.endswith("top-5")]
+    return [_plot(study, metric) for metric in study.metrics[:6]]
 
 
 def _plot(study: Ranked, metric: str) -> Plot:
@@ -165,14 +166,18 @@ def _plot(study: Ranked, metric: str) -> Plot:
              "high": score.high, "verdict": arm.verdict}
             for seed, value in zip(score.seeds, score.values, strict=True)
         ]  # fmt: skip
-    for known, colour, name in ((study.chance, CHANCE, "chance"), (study.teacher, INK, "teacher")):
+    axes.set_xlim(left=0)
+    lines = ((study.chance, CHANCE, "chance"), (study.teacher, INK, "teacher"))
+    places = [100 * known[metric] for known, _, _ in lines if metric in known]
+    close = len(places) == 2 and abs(places[1] - places[0]) < 0.2 * axes.get_xlim()[1]
+    for known, colour, name in lines:
         if metric in known:
             axes.axvline(100 * known[metric], color=colour, linestyle=DASHES, lw=1.1, zorder=1)
             place: tuple[float, float] = (100 * known[metric], 0.75)
-            axes.annotate(name, place, ha="center", fontsize=8.5, color=colour, annotation_clip=False)
+            side = ("right" if name == "chance" else "left") if close else "center"
+            axes.annotate(f" {name} ", place, ha=side, fontsize=8.5, color=colour, annotation_clip=False)
     axes.set_yticks([-at for at in range(len(arms))], [shorten(arm.name, 26) for arm in arms], fontsize=8.5)
     axes.set_ylim(-len(arms) + 0.4, 0.7)
-    axes.set_xlim(left=0)
     axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x", color=GRID)
