@@ -32,3 +32,8 @@ def save_figure(figure: "Figure", path: Path) -> None:
     # Text stays text in an SVG, to be searched and read aloud.
     with mpl.rc_context({"svg.hashsalt": "mmkd", "svg.fonttype": "none"}), atomic_file(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], metadata=metadata)
+
+
+def label_sides(chance: float, teacher: float, width: float) -> tuple[str, str]:
+    """Where the names of the two lines go, so that they do not lie on each other, on an axis of that ``width``."""
+    return ("right", "left") if abs(teacher - chance) < 0.25 * width else ("center", "center")

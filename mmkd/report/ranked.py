@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.errors import MmkdError
-from mmkd.evaluation.plots import INK
+from mmkd.evaluation.plots import INK, label_sides
 from mmkd.parse import read_json
 from mmkd.report.drawing import CHANCE, DASHES, GRID, SOFT, Plot, mark, new_figure, shorten
 from mmkd.report.plain import listing, mapping, number, text, whole
@@ -168,13 +168,12 @@ def _plot(study: Ranked, metric: str) -> Plot:
         ]  # fmt: skip
     axes.set_xlim(left=0)
     lines = ((study.chance, CHANCE, "chance"), (study.teacher, INK, "teacher"))
-    places = [100 * known[metric] for known, _, _ in lines if metric in known]
-    close = len(places) == 2 and abs(places[1] - places[0]) < 0.2 * axes.get_xlim()[1]
-    for known, colour, name in lines:
+    at_left, at_right = (100 * known.get(metric, 0.0) for known, _, _ in lines)
+    sides = label_sides(at_left, at_right, axes.get_xlim()[1])
+    for (known, colour, name), side in zip(lines, sides, strict=True):
         if metric in known:
             axes.axvline(100 * known[metric], color=colour, linestyle=DASHES, lw=1.1, zorder=1)
             place: tuple[float, float] = (100 * known[metric], 0.75)
-            side = ("right" if name == "chance" else "left") if close else "center"
             axes.annotate(f" {name} ", place, ha=side, fontsize=8.5, color=colour, annotation_clip=False)
     axes.set_yticks([-at for at in range(len(arms))], [shorten(arm.name, 26) for arm in arms], fontsize=8.5)
     axes.set_ylim(-len(arms) + 0.4, 0.7)

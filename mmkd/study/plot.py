@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mmkd.evaluation.plots import FAINT, INK, as_written
+from mmkd.evaluation.plots import FAINT, INK, as_written, label_sides
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,19 +95,23 @@ def _draw(axes: "Axes", result: "ArmResult", metric: str, at: float, colour: str
     style: dict[str, Any] = {"color": colour, "marker": MARKERS[colour], "markersize": 5, "capsize": 3}
     spread = None
     if score.interval is not None:
-        spread = [[100 * (score.mean - score.interval.low)], [100 * (score.interval.high - score.mean)]]
+        low, high = max(0.0, score.interval.low), min(1.0, score.interval.high)
+        spread = [[100 * (score.mean - low)], [100 * (high - score.mean)]]
     axes.errorbar(100 * score.mean, at, xerr=spread, linewidth=1.2, **style)
 
 
 def _lines(axes: "Axes", result: "ArmResult", metric: str) -> None:
     score = result.scores[metric]
-    for value, label, colour in ((score.chance, "chance", "#CC3311"), (score.teacher, "teacher", "#222222")):
+    axes.set_xlim(left=0)
+    sides = label_sides(100 * score.chance, 100 * score.teacher, axes.get_xlim()[1])
+    lines = ((score.chance, "chance", "#CC3311"), (score.teacher, "teacher", "#222222"))
+    for (value, label, colour), side in zip(lines, sides, strict=True):
         axes.axvline(100 * value, color=colour, linestyle=(0, (4, 3)), linewidth=1.1)
         axes.annotate(
-            label,
+            f" {label} ",
             (100 * value, 1),
             xycoords=("data", "axes fraction"),
-            ha="center",
+            ha=side,
             va="bottom",
             fontsize=7.5,
             color=colour,
