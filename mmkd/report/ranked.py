@@ -166,13 +166,15 @@ def _plot(study: Ranked, metric: str) -> Plot:
              "high": score.high, "verdict": arm.verdict}
             for seed, value in zip(score.seeds, score.values, strict=True)
         ]  # fmt: skip
-    axes.set_xlim(left=0)
     lines = ((study.chance, CHANCE, "chance"), (study.teacher, INK, "teacher"))
+    for known, colour, _ in lines:
+        if metric in known:
+            axes.axvline(100 * known[metric], color=colour, linestyle=DASHES, lw=1.1, zorder=1)
+    axes.set_xlim(left=0)  # only now: from here on the axis does not grow
     at_left, at_right = (100 * known.get(metric, 0.0) for known, _, _ in lines)
     sides = label_sides(at_left, at_right, axes.get_xlim()[1])
     for (known, colour, name), side in zip(lines, sides, strict=True):
         if metric in known:
-            axes.axvline(100 * known[metric], color=colour, linestyle=DASHES, lw=1.1, zorder=1)
             place: tuple[float, float] = (100 * known[metric], 0.75)
             axes.annotate(f" {name} ", place, ha=side, fontsize=8.5, color=colour, annotation_clip=False)
     axes.set_yticks([-at for at in range(len(arms))], [shorten(arm.name, 26) for arm in arms], fontsize=8.5)

@@ -102,11 +102,12 @@ def _draw(axes: "Axes", result: "ArmResult", metric: str, at: float, colour: str
 
 def _lines(axes: "Axes", result: "ArmResult", metric: str) -> None:
     score = result.scores[metric]
-    axes.set_xlim(left=0)
-    sides = label_sides(100 * score.chance, 100 * score.teacher, axes.get_xlim()[1])
     lines = ((score.chance, "chance", "#CC3311"), (score.teacher, "teacher", "#222222"))
-    for (value, label, colour), side in zip(lines, sides, strict=True):
+    for value, _, colour in lines:
         axes.axvline(100 * value, color=colour, linestyle=(0, (4, 3)), linewidth=1.1)
+    axes.set_xlim(left=0)  # only now: from here on the axis does not grow
+    sides = label_sides(100 * score.chance, 100 * score.teacher, axes.get_xlim()[1])
+    for (value, label, colour), side in zip(lines, sides, strict=True):
         axes.annotate(
             f" {label} ",
             (100 * value, 1),
