@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 ALIGNMENT = 4096
 _OPTIONS = {"libver": ("v108", "v108"), "alignment_threshold": 1, "alignment_interval": ALIGNMENT}
-_PART = 1 << 18  # bytes that are hashed while the processor's cache still holds them
+_PART = 1 << 20  # bytes that are hashed while the processor's cache still holds them
 
 Fields = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 """Name, type and shape of each dataset."""
