@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 ALIGNMENT = 4096
 _OPTIONS = {"libver": ("v108", "v108"), "alignment_threshold": 1, "alignment_interval": ALIGNMENT}
-_PART = 1 << 20  # bytes that are hashed while the processor's cache still holds them
 
 Fields = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 """Name, type and shape of each dataset."""
@@ -47,10 +46,8 @@ def write_hdf5(
         for piece in frame:
             whole: Any = np.ascontiguousarray(arrays[piece]) if isinstance(piece, str) else piece
             data = memoryview(whole).cast("B")
-            for start in range(0, len(data), _PART):
-                part = data[start : start + _PART]
-                stream.write(part)
-                digest.update(part)
+            stream.write(data)
+            digest.update(data)
             size += len(data)
     return size, digest.hexdigest()
 

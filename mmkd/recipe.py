@@ -123,6 +123,8 @@ class Recipe:
         check_triplet(self.negatives, self.margin)
         if self.init is not None and self.init not in INITS:
             raise ConfigError(f"--init {self.init} is unknown; expected one of {', '.join(INITS)}")
+        if not 0 <= self.seed < 1 << 63:
+            raise ConfigError(f"--seed {self.seed} is no seed; expected 0 or more, below 2^63")
         for name in ("epochs", "lr"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"--{name} {getattr(self, name)} is not above 0")

@@ -197,6 +197,7 @@ def test_an_epoch_may_draw_any_caption_of_a_row(bench: Bench) -> None:
         ({"margin": -0.1}, "--margin -0.1 is below 0"),
         ({"init": "best"}, "--init best is unknown"),
         ({"epochs": 0}, "--epochs 0 is not above 0"),
+        ({"seed": -1}, "--seed -1 is no seed"),
         ({"batch_size": 1}, "leaves no negatives"),
     ],
 )
